@@ -1,0 +1,303 @@
+"""The Atari preprocessing of DQN (Mnih et al. 2015, Methods, "Preprocessing").
+
+The wrappers carry the names that they have in OpenAI Baselines, whose stack the
+tutorial used, and do what theirs did, on Gymnasium's API:
+
+    env = wrap_deepmind(make_atari("BreakoutNoFrameskip-v4"), frame_stack=True)
+
+Two words that are easily confused: an *episode*, as the learner sees it, is one
+life; a *game* is all the lives up to the final game over.
+"""
+
+import ale_py
+import cv2
+import gymnasium as gym
+import numpy as np
+from gymnasium.wrappers import RecordEpisodeStatistics
+
+gym.register_envs(ale_py)
+ale_py.ALEInterface.setLoggerMode(ale_py.LoggerMode.Error)  # no banner
+
+FRAME_SIZE = 84
+
+
+class LazyFrames:
+    """Consecutive frames, held by reference and joined only when an array is asked for.
+
+    An observation and its successor have all frames but one in common, so a replay
+    buffer that keeps these objects stores every frame once instead of eight times.
+
+    Attributes:
+        frames: tuple of arrays `(height, width, channels)`, oldest first.
+
+    `np.asarray(observation)` joins them along the last axis: `(84, 84, 4)` for the
+    stack of `wrap_deepmind`. The frames are shared, so they must not be written to.
+    """
+
+    __slots__ = ("frames",)
+
+    def __init__(self, frames):
+        self.frames = tuple(frames)
+
+    def __array__(self, dtype=None, copy=None):
+        # np.concatenate(self.frames, axis=-1), in a quarter of the time.
+        return np.asarray(cv2.merge(self.frames), dtype=dtype)
+
+
+class NoopResetEnv(gym.Wrapper):
+    """Starts every game with 1 to `noop_max` no-ops, so that games begin differently.
+
+    The number is drawn uniformly from the environment's own seeded generator; each
+    no-op is one step of the wrapped environment (one emulator frame).
+    """
+
+    def __init__(self, env, noop_max=30):
+        super().__init__(env)
+        self.noop_max = noop_max
+
+    def reset(self, *, seed=None, options=None):
+        observation, info = self.env.reset(seed=seed, options=options)
+        for _ in range(self.unwrapped.np_random.integers(1, self.noop_max + 1)):
+            observation, _, terminated, truncated, info = self.env.step(0)
+            if terminated or truncated:
+                observation, info = self.env.reset(options=options)
+        return observation, info
+
+
+class MaxAndSkipEnv(gym.Wrapper):
+    """Repeats every action `skip` times, sums the rewards, and merges the last two screens.
+
+    The pixel-wise maximum of two screens shows the objects that the Atari draws on
+    every other frame only. When the game ends or is truncated inside a repeat, the
+    repeat stops there and its last screen alone is observed.
+
+    An emulator set to report its RAM (`obs_type="ram"`, as `make_atari` does) is asked
+    for its colour screen on the two frames that count, and not on the skipped ones.
+    Observations are uint8 `(210, 160, 3)` on the Atari, else those of the environment.
+    """
+
+    def __init__(self, env, skip=4):
+        super().__init__(env)
+        if skip < 2:
+            raise ValueError(f"skip is {skip}, but two screens are needed: use 2 or more.")
+        self.skip = skip
+        self._ale = None
+        if getattr(self.unwrapped, "_obs_type", None) == "ram":
+            self._ale = self.unwrapped.ale
+            shape = (*self._ale.getScreenDims(), 3)
+            self.observation_space = gym.spaces.Box(0, 255, shape, np.uint8)
+        space = self.observation_space
+        self._screens = np.zeros((2, *space.shape), space.dtype)
+
+    def _screen(self, observation):
+        return observation if self._ale is None else self._ale.getScreenRGB()
+
+    def reset(self, *, seed=None, options=None):
+        observation, info = self.env.reset(seed=seed, options=options)
+        return self._screen(observation), info
+
+    def step(self, action):
+        total_reward = 0.0
+        for frame in range(self.skip):
+            observation, reward, terminated, truncated, info = self.env.step(action)
+            total_reward += reward
+            if terminated or truncated:
+                self._screens[:] = self._screen(observation)
+                break
+            if frame >= self.skip - 2:
+                self._screens[frame % 2] = self._screen(observation)
+        return np.maximum(*self._screens), total_reward, terminated, truncated, info
+
+
+class EpisodicLifeEnv(gym.Wrapper):
+    """Makes every life an episode, while the game itself goes on to the last one.
+
+    An agent that sees a lost life as an end learns sooner to avoid it. `reset` starts
+    a new game only after a game over or a truncation; otherwise it plays on, by one
+    no-op step.
+    """
+
+    def __init__(self, env):
+        super().__init__(env)
+        self.lives = 0
+        self.game_ended = True
+
+    def step(self, action):
+        observation, reward, terminated, truncated, info = self.env.step(action)
+        self.game_ended = terminated or truncated
+        lives = self.unwrapped.ale.lives()
+        # Not at zero: some games report no lives for a few frames before the game over.
+        if 0 < lives < self.lives:
+            terminated = True
+        self.lives = lives
+        return observation, reward, terminated, truncated, info
+
+    def reset(self, *, seed=None, options=None):
+        if self.game_ended or seed is not None:
+            observation, info = self.env.reset(seed=seed, options=options)
+        else:
+            observation, _, terminated, truncated, info = self.env.step(0)
+            if terminated or truncated:
+                observation, info = _reset_and_keep_episode(self.env, info, options)
+        self.game_ended = False
+        self.lives = self.unwrapped.ale.lives()
+        return observation, info
+
+
+class FireResetEnv(gym.Wrapper):
+    """Presses FIRE, then action 2 (RIGHT on Breakout) at every reset: the ball is served.
+
+    For games whose action 1 is FIRE. An episode that ends inside is reset again.
+    """
+
+    def __init__(self, env):
+        super().__init__(env)
+        meanings = self.unwrapped.get_action_meanings()
+        if len(meanings) < 3 or meanings[1] != "FIRE":
+            raise ValueError(f"FireResetEnv needs FIRE as action 1, the game has {meanings}.")
+
+    def reset(self, *, seed=None, options=None):
+        observation, info = self.env.reset(seed=seed, options=options)
+        for action in (1, 2):
+            observation, _, terminated, truncated, step_info = self.env.step(action)
+            info = _keep_episode(info, step_info)
+            if terminated or truncated:
+                observation, info = _reset_and_keep_episode(self.env, info, options)
+        return observation, info
+
+
+def _keep_episode(info, next_info):
+    """Returns `next_info`, with the finished game that `info` reported, if any."""
+    if "episode" in info and "episode" not in next_info:
+        return next_info | {"episode": info["episode"]}
+    return next_info
+
+
+def _reset_and_keep_episode(env, info, options):
+    """Resets `env` without losing the score of a game that ended inside a reset."""
+    observation, reset_info = env.reset(options=options)
+    return observation, _keep_episode(info, reset_info)
+
+
+class WarpFrame(gym.ObservationWrapper):
+    """Turns an RGB screen into a grey frame of 84x84: uint8 `(84, 84, 1)`."""
+
+    def __init__(self, env):
+        super().__init__(env)
+        self.observation_space = gym.spaces.Box(0, 255, (FRAME_SIZE, FRAME_SIZE, 1), np.uint8)
+
+    def observation(self, observation):
+        grey = cv2.cvtColor(observation, cv2.COLOR_RGB2GRAY)
+        # A new array each time: the replay buffer keeps it.
+        frame = np.empty((FRAME_SIZE, FRAME_SIZE, 1), np.uint8)
+        cv2.resize(grey, (FRAME_SIZE, FRAME_SIZE), dst=frame, interpolation=cv2.INTER_AREA)
+        return frame
+
+
+class ScaledFloatFrame(gym.ObservationWrapper):
+    """Scales pixels to float32 in [0, 1] by dividing by 255, at four times the memory.
+
+    The trainer does not use it: its network takes uint8 and scales by itself.
+    """
+
+    def __init__(self, env):
+        super().__init__(env)
+        self.observation_space = gym.spaces.Box(0, 1, env.observation_space.shape, np.float32)
+
+    def observation(self, observation):
+        return observation.astype(np.float32) / np.float32(255)
+
+
+class ClipRewardEnv(gym.RewardWrapper):
+    """Clips every reward to its sign, so that one learning rate suits all games."""
+
+    def reward(self, reward):
+        return float(np.sign(reward))
+
+
+class FrameStack(gym.Wrapper):
+    """Observes the last `k` frames, oldest first, so that motion can be seen.
+
+    Observations are `LazyFrames` (Gymnasium's own FrameStackObservation copies the
+    frames instead). At a reset the first frame fills all `k` places.
+    """
+
+    def __init__(self, env, k):
+        super().__init__(env)
+        self.k = k
+        space = env.observation_space
+        shape = (*space.shape[:-1], space.shape[-1] * k)
+        self.observation_space = gym.spaces.Box(
+            space.low.min(), space.high.max(), shape, space.dtype
+        )
+        self.frames = ()
+
+    def reset(self, *, seed=None, options=None):
+        frame, info = self.env.reset(seed=seed, options=options)
+        self.frames = (frame,) * self.k
+        return LazyFrames(self.frames), info
+
+    def step(self, action):
+        frame, reward, terminated, truncated, info = self.env.step(action)
+        self.frames = (*self.frames[1:], frame)
+        return LazyFrames(self.frames), reward, terminated, truncated, info
+
+
+def make_atari(env_id, render_mode=None):
+    """Makes an Atari game with random no-ops at its start and every action repeated four times.
+
+    Args:
+        env_id: a `...NoFrameskip-v4` id: one emulator frame a step, no sticky actions.
+        render_mode: None, "human" for a window, or "rgb_array".
+
+    Returns:
+        An environment with uint8 `(210, 160, 3)` observations and unclipped rewards.
+
+    Raises:
+        ValueError: `env_id` is no NoFrameskip id, or not an installed game.
+    """
+    if "NoFrameskip" not in env_id:
+        raise ValueError(
+            f"{env_id!r} repeats actions by itself: use a NoFrameskip id, "
+            "such as BreakoutNoFrameskip-v4."
+        )
+    try:
+        env = gym.make(env_id, obs_type="ram", render_mode=render_mode, disable_env_checker=True)
+    except gym.error.UnregisteredEnv as error:
+        raise ValueError(
+            f"There is no game {env_id!r}: use an id such as PongNoFrameskip-v4."
+        ) from error
+    return MaxAndSkipEnv(NoopResetEnv(env, noop_max=30), skip=4)
+
+
+def wrap_deepmind(env, episode_life=True, clip_rewards=True, frame_stack=False, scale=False):
+    """Adds the rest of DQN's preprocessing to the environment of `make_atari`.
+
+    Args:
+        env: an Atari environment whose observations are RGB screens.
+        episode_life: end an episode with every lost life.
+        clip_rewards: clip rewards to -1, 0 or 1.
+        frame_stack: observe the last four frames, shared between observations.
+        scale: scale pixels to float32 in [0, 1].
+
+    Returns:
+        An environment whose observations are `LazyFrames` of `(84, 84, 4)` with
+        `frame_stack`, else arrays `(84, 84, 1)`: uint8, or float32 with `scale`.
+        When a game (not a life) has finished, `info["episode"]` holds its unclipped
+        score `"r"` and its length `"l"` in steps of `env`, as Gymnasium's
+        RecordEpisodeStatistics reports them; after a game that ended inside a reset,
+        it is in the `info` of that reset.
+    """
+    env = RecordEpisodeStatistics(env)
+    if episode_life:
+        env = EpisodicLifeEnv(env)
+    if "FIRE" in env.unwrapped.get_action_meanings():
+        env = FireResetEnv(env)
+    env = WarpFrame(env)
+    if scale:
+        env = ScaledFloatFrame(env)
+    if clip_rewards:
+        env = ClipRewardEnv(env)
+    if frame_stack:
+        env = FrameStack(env, 4)
+    return env
