@@ -315,7 +315,6 @@ def encode_replay(replay, first, stop):
     slots = [number % replay.capacity for number in range(first, stop)]
     stacks = [(place(replay.states[i]), place(replay.next_states[i])) for i in slots]
     pixels = np.stack(frames)
-    # Backwards in blocks: the frames are needed no more, and half the memory is enough.
     pixels[1:] ^= pixels[:-1].copy()
     file = io.BytesIO()
     np.savez(
@@ -342,8 +341,10 @@ def decode_replay(data, replay, added):
     with np.load(io.BytesIO(data), allow_pickle=False) as file:
         arrays = dict(file)
     pixels = np.frombuffer(zlib.decompress(arrays["frames"]), np.uint8)
-    pixels = np.bitwise_xor.accumulate(pixels.reshape(arrays["shape"]), axis=0)
-    frames = [frame.copy() for frame in pixels]  # copies, to be freed one by one
+    pixels = pixels.reshape(arrays["shape"])
+    frames = [pixels[0].copy()]
+    for difference in pixels[1:]:
+        frames.append(frames[-1] ^ difference)  # arrays of their own, to be freed one by one
     first = int(arrays["first"])
     observations = {}  # a transition's next state is the state of the one after it
     for k, stacks in enumerate(arrays["stacks"].tolist()):
@@ -490,18 +491,11 @@ def write_checkpoint(folder, learner, record):
             known = {}
         oldest = replay.added - len(replay)
         for start in range(oldest - oldest % SEGMENT, replay.added, SEGMENT):
-            name = f"replay-{start:012d}.npz"
-            data = None
-            if name in known and start + SEGMENT <= replay.added:
-                try:
-                    data = read_checked(previous[0], name, known[name])
-                    with np.load(io.BytesIO(data), allow_pickle=False) as segment:
-                        if len(segment["actions"]) < SEGMENT - max(0, oldest - start):
-                            data = None  # it was the unfinished segment then
-                except DamagedError:
-                    data = None
-            if data is None:
-                stop = min(start + SEGMENT, replay.added)
+            stop = min(start + SEGMENT, replay.added)
+            name = f"replay-{start:012d}-{stop:012d}.npz"
+            try:
+                data = read_checked(previous[0], name, known[name])
+            except (LookupError, DamagedError):
                 data = encode_replay(replay, max(start, oldest), stop)
             put(name, data)
 
@@ -656,7 +650,7 @@ class Run:
     def _write_config(self):
         """Writes the settings, and adds this start to the earlier ones."""
         path = self.folder / "config.json"
-        sessions = json.loads(path.read_text())["sessions"] if self.resume else []
+        sessions = json.loads(path.read_text()).get("sessions", []) if self.resume else []
         session = {
             "started": datetime.now().isoformat(timespec="seconds"),
             "python": platform.python_version(),

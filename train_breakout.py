@@ -43,6 +43,7 @@ import argparse
 import contextlib
 import math
 import os
+import shutil
 import sys
 from collections import deque
 from dataclasses import dataclass, field, fields
@@ -129,7 +130,9 @@ class Config:
         10_000, "frames between target network copies, and between log lines", 1
     )
     learning_rate: float = setting(0.00025, "step size of Adam", above=0)
-    clipnorm: float | None = setting(1.0, "largest L2 norm of a variable's gradient", above=0)
+    clipnorm: float | None = setting(
+        1.0, "largest L2 norm of a variable's gradient; none: any", above=0
+    )
     huber_delta: float | None = setting(
         1.0, "TD error at which the loss turns linear; none: squared error", above=0
     )
@@ -239,14 +242,9 @@ class ReplayBuffer:
     def add(self, state, action, reward, state_next, done):
         """Stores a transition; `done` says that no state follows (a truncation is none)."""
         columns = (self.states, self.actions, self.rewards, self.next_states, self.dones)
-        transition = (state, action, reward, state_next, done)
-        if len(self) < self.capacity:
-            for column, value in zip(columns, transition, strict=True):
-                column.append(value)
-        else:
-            slot = self.added % self.capacity
-            for column, value in zip(columns, transition, strict=True):
-                column[slot] = value
+        slot = self.added % self.capacity
+        for column, value in zip(columns, (state, action, reward, state_next, done), strict=True):
+            column[slot : slot + 1] = [value]  # appends while the buffer fills
         self.added += 1
 
     def sample(self, batch_size, rng):
@@ -290,8 +288,8 @@ class ReplayBuffer:
 
 def epsilon_at(frame_count, config):
     """Returns the exploration rate at a frame, counted from 1: it falls on a line."""
-    fallen = (frame_count - 1) / config.epsilon_greedy_frames
-    epsilon = config.epsilon_max - (config.epsilon_max - config.epsilon_min) * fallen
+    span = config.epsilon_max - config.epsilon_min
+    epsilon = config.epsilon_max - span * (frame_count - 1) / config.epsilon_greedy_frames
     return max(config.epsilon_min, epsilon)
 
 
@@ -427,10 +425,10 @@ def train(config, resume=False):
         SickRunError: the loss or a weight is no longer finite.
     """
     use_memory_as_needed()
+    env = make_env(config)
     with Run(config, resume) as run:
         keras.utils.set_random_seed(config.seed)
         rng = np.random.default_rng(config.seed)
-        env = make_env(config)
         num_actions = int(env.action_space.n)
 
         model = create_q_model(num_actions)
@@ -553,7 +551,7 @@ def describe(config, folder):
     device = "CPU"
     if gpus:
         device = tf.config.experimental.get_device_details(gpus[0]).get("device_name", "GPU")
-    elif os.path.exists("/proc/driver/nvidia/version") or os.path.exists("/dev/dxg"):
+    elif os.path.exists("/proc/driver/nvidia/version") or shutil.which("nvidia-smi"):
         warn(
             "Warning: an NVIDIA GPU is present, but TensorFlow cannot use it. To train on it: "
             "pip install -r requirements.txt"
