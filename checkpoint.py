@@ -7,6 +7,7 @@ A run folder holds
     progress.csv    the same as numbers, a row a line
     model.keras     the online network at the last checkpoint
     best.keras      the online network at the best mean score over 100 games
+    clips/          short videos of the agent, with --video-every
     snapshots/      the online network at frames 0, 250 000, 1 000 000, 2 000 000, ...
     checkpoints/    the two latest checkpoints, each complete in itself
 
@@ -766,6 +767,8 @@ class Run:
             self.random_games = self.learner.progress.game_count
         if frame_count in SNAPSHOTS or frame_count % 1_000_000 == 0:
             self._snapshot()
+        if self.config.video_every and frame_count % self.config.video_every == 0:
+            self._film()
         now = time.monotonic()
         if now >= self._checkpoint_time:
             self.checkpoint()
@@ -849,6 +852,17 @@ class Run:
 
     def _snapshot(self):
         self._save_model(f"snapshots/{self.learner.progress.frame_count:09d}.keras")
+
+    def _film(self):
+        from play_breakout import write_clip  # not above: it imports the trainer
+
+        path = self.folder / "clips" / f"{self.learner.progress.frame_count:09d}.gif"
+
+        def write():
+            path.parent.mkdir(exist_ok=True)
+            write_clip(path, self.learner.model, self.config.env_id)
+
+        self._try(f"clips/{path.name}", write)
 
     def _draw_bar(self, frames):
         if not sys.stdout.isatty():

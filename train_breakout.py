@@ -150,6 +150,9 @@ class Config:
     env_id: str = setting("BreakoutNoFrameskip-v4", "the game, a NoFrameskip id")
     run_dir: str = setting("", "folder of the run (default: a new one under runs/)")
     checkpoint_minutes: float = setting(5.0, "minutes between checkpoints", 0, change=True)
+    video_every: int = setting(
+        0, "frames between clips of the greedy agent; 0: none", 0, change=True
+    )
     jit_compile: bool = setting(False, "compile update and action with XLA")
     render: str | None = setting(
         None, "'human' shows the attempts in a window", choices=("human",), change=True
@@ -532,9 +535,8 @@ def mean_max_q(model, states):
 
 def make_env(config):
     """Makes the environment of the run. Raises UsageError where it cannot be used."""
-    if config.render == "human" and sys.platform == "linux":
-        if not any(os.environ.get(v) for v in ("DISPLAY", "WAYLAND_DISPLAY", "SDL_VIDEODRIVER")):
-            raise UsageError("There is no screen for --render human: leave it out, or set DISPLAY.")
+    if config.render == "human":
+        require_screen()
     try:
         env = make_atari(config.env_id, render_mode=config.render)
     except ValueError as error:
@@ -547,6 +549,13 @@ def make_env(config):
             "(84, 84, 4) and scales them by itself: use wrap_deepmind(env, frame_stack=True)."
         )
     return env
+
+
+def require_screen():
+    """Raises UsageError if there is no screen to open a window on."""
+    variables = ("DISPLAY", "WAYLAND_DISPLAY", "SDL_VIDEODRIVER")
+    if sys.platform == "linux" and not any(os.environ.get(name) for name in variables):
+        raise UsageError("There is no screen for --render human: leave it out, or set DISPLAY.")
 
 
 def use_memory_as_needed():
