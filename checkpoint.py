@@ -27,6 +27,7 @@ import json
 import math
 import os
 import platform
+import shlex
 import shutil
 import signal
 import sys
@@ -100,7 +101,9 @@ def warn(text):
 def holds_run(folder):
     """Whether `folder` holds anything that a run would overwrite."""
     names = ("config.json", "log.txt", "progress.csv", "model.keras", "best.keras")
-    return any((folder / name).exists() for name in (*names, "checkpoints", "snapshots"))
+    return any((folder / name).exists() for name in names) or any(
+        any(folder.glob(f"{name}/*")) for name in ("checkpoints", "snapshots")
+    )
 
 
 def new_run_folder(config):
@@ -149,6 +152,7 @@ def resumed_config(config_class, given):
     try:
         saved = json.loads(path.read_text())
         file_format, settings = saved["format"], saved["settings"]
+        list(saved.get("sessions", []))
         fields = {field.name: field for field in dataclasses.fields(config_class)}
         if file_format > FORMAT:
             raise UsageError(
@@ -196,6 +200,11 @@ class LineFile:
         if self.on_disk:
             self._write([line], "a")
         else:
+            self._write(self.lines, "w")
+
+    def retry(self):
+        """Writes what a full disk kept from the file, if anything."""
+        if not self.on_disk:
             self._write(self.lines, "w")
 
     def _write(self, lines, mode):
@@ -392,10 +401,14 @@ def write_atomically(path, text):
 def save_model(model, path):
     """Saves a Keras model so that `path` is at every moment a whole model."""
     new = path.with_name("new-" + path.name)
-    model.save(new)
-    with open(new, "rb+") as file:
-        os.fsync(file.fileno())
-    os.replace(new, path)
+    try:
+        model.save(new)
+        with open(new, "rb+") as file:
+            os.fsync(file.fileno())
+        os.replace(new, path)
+    except OSError:
+        new.unlink(missing_ok=True)  # give a full disk its space back
+        raise
 
 
 def _digest(data):
@@ -539,7 +552,9 @@ def read_checkpoint(folder, learner):
                 read_checked(path, name, digest)
         except DamagedError as error:
             warn(f"Warning: {error}; trying the checkpoint before it.")
-            path.rename(path.with_name(f"damaged-{path.name}"))
+            aside = path.with_name(f"damaged-{path.name}")
+            shutil.rmtree(aside, ignore_errors=True)  # it was damaged before
+            path.rename(aside)
             continue
         return _restore(path, files, learner)
     if any(folder.glob("damaged-*")):
@@ -671,6 +686,11 @@ class Run:
         self.csv_file = LineFile(self.folder / "progress.csv")
         record = read_checkpoint(self.folder / "checkpoints", learner) if self.resume else None
         if record is None:
+            if (self.folder / "model.keras").exists():
+                raise UsageError(
+                    f"{self.folder} has a model but no checkpoint to resume from: "
+                    "restore its checkpoints from a copy, or start a new run."
+                )
             record = {
                 "log": [],
                 "csv": [csv_line(CSV_COLUMNS)],
@@ -753,8 +773,9 @@ class Run:
             and progress.game_count - self.random_games >= 100
             and (self.best_score is None or score > self.best_score)
         ):
-            self.best_score = score
             self._save_model("best.keras")
+            if "best.keras" not in self.unsaved:
+                self.best_score = score
 
     def end_frame(self):
         """Does what is due between two frames: snapshot, checkpoint, progress bar.
@@ -763,7 +784,7 @@ class Run:
             SickRunError: a checkpoint is due, but the loss or a weight is not finite.
         """
         frame_count = self.learner.progress.frame_count
-        if frame_count == self.config.epsilon_random_frames:
+        if frame_count <= self.config.epsilon_random_frames:
             self.random_games = self.learner.progress.game_count
         if frame_count in SNAPSHOTS or frame_count % 1_000_000 == 0:
             self._snapshot()
@@ -791,6 +812,8 @@ class Run:
             folder = self.folder / "checkpoints"
             self._try("the checkpoint", lambda: write_checkpoint(folder, self.learner, record))
         self._save_model("model.keras")
+        self._try("log.txt", self.log_file.retry)
+        self._try("progress.csv", self.csv_file.retry)
         self._plan_checkpoint(time.monotonic() - started)
 
     def finish(self):
@@ -799,6 +822,8 @@ class Run:
         frame_count = self.learner.progress.frame_count
         if frame_count == self._first_frame and self.stop_signal is None:
             say(f"The run in {self.folder} is finished, at frame {frame_count}.")
+            if not self._model_is_saved():  # it was killed just before, or the disk was full
+                self._save_model("model.keras")
             return
         self.checkpoint()
         if "model.keras" not in self.unsaved:
@@ -806,7 +831,7 @@ class Run:
         if self.stop_signal is not None:
             say(
                 f"Stopped at frame {frame_count}. Go on with: "
-                f"python train_breakout.py --resume --run-dir {self.folder}"
+                f"python train_breakout.py --resume --run-dir {shlex.quote(str(self.folder))}"
             )
         for what, why in self.unsaved.items():
             warn(f"Not saved: {what} ({why}).")
@@ -850,6 +875,14 @@ class Run:
     def _save_model(self, name):
         self._try(name, lambda: save_model(self.learner.model, self.folder / name))
 
+    def _model_is_saved(self):
+        try:
+            saved = keras.saving.load_model(self.folder / "model.keras", compile=False)
+            weights = zip(saved.get_weights(), self.learner.model.get_weights(), strict=True)
+            return all(np.array_equal(old, new) for old, new in weights)
+        except (OSError, ValueError):
+            return False
+
     def _snapshot(self):
         self._save_model(f"snapshots/{self.learner.progress.frame_count:09d}.keras")
 
@@ -865,9 +898,9 @@ class Run:
         self._try(f"clips/{path.name}", write)
 
     def _draw_bar(self, frames):
-        if not sys.stdout.isatty():
-            return
         try:
+            if sys.stdout is None or not sys.stdout.isatty():
+                return
             if self._bar is None:
                 self._bar = keras.utils.Progbar(
                     self.config.update_target_network, unit_name="frame"

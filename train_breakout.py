@@ -346,6 +346,7 @@ def make_train_step(model, model_target, optimizer, config):
     @tf.function(jit_compile=config.jit_compile, autograph=False)
     def train_step(states, actions, rewards, next_states, dones):
         require_dtype(states, model)
+        require_dtype(next_states, model_target)
         # Bellman's equation: the TD target is the reward and, unless it was the last
         # step, what the target network expects of the state it led to.
         future = tf.reduce_max(model_target(next_states), axis=1)

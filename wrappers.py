@@ -254,16 +254,16 @@ def make_atari(env_id, render_mode=None):
         An environment with uint8 `(210, 160, 3)` observations and unclipped rewards.
 
     Raises:
-        ValueError: `env_id` is no NoFrameskip id, or not an installed game.
+        ValueError: `env_id` is no NoFrameskip-v4 id, or not an installed game.
     """
-    if "NoFrameskip" not in env_id:
+    if not env_id.endswith("NoFrameskip-v4"):  # -v0 would repeat actions at random
         raise ValueError(
             f"{env_id!r} repeats actions by itself: use a NoFrameskip id, "
             "such as BreakoutNoFrameskip-v4."
         )
     try:
         env = gym.make(env_id, obs_type="ram", render_mode=render_mode, disable_env_checker=True)
-    except gym.error.UnregisteredEnv as error:
+    except (gym.error.Error, ModuleNotFoundError) as error:
         raise ValueError(
             f"There is no game {env_id!r}: use an id such as PongNoFrameskip-v4."
         ) from error

@@ -1,0 +1,94 @@
+"""What the tests share: an environment that plays a script, and statistics with numpy alone."""
+
+import os
+from types import SimpleNamespace
+
+# What is promised bit for bit is promised of the CPU. Set before TensorFlow is imported.
+os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
+
+# First, since it chooses the kernels: all tests compute with the same.
+import train_breakout  # noqa: F401
+
+# isort: split
+import gymnasium as gym
+import numpy as np
+
+# 99.9 % points of the chi-square distribution by degrees of freedom (NIST/SEMATECH
+# e-Handbook of Statistical Methods, table 1.3.6.7.4).
+CHI_SQUARE_999 = {3: 16.266, 29: 58.301, 99: 148.230}
+
+
+def assert_uniform(draws, values):
+    """Checks by a chi-square test that whole numbers are uniform over `range(values)`."""
+    counts = np.bincount(draws, minlength=values)
+    assert len(counts) == values, f"drawn outside of range({values})"
+    expected = len(draws) / values
+    assert ((counts - expected) ** 2 / expected).sum() < CHI_SQUARE_999[values - 1]
+
+
+def play(reward=0.0, lives=None, terminated=False, truncated=False):
+    """One step of a script; `lives` is what the game shows from then on."""
+    return SimpleNamespace(reward=reward, lives=lives, terminated=terminated, truncated=truncated)
+
+
+def numbered_frame(number, shape=(84, 84, 4)):
+    """A frame that shows its number (below 65 536), to be read by `number_of`."""
+    frame = np.zeros(shape, np.uint8)
+    frame.flat[:2] = divmod(number, 256)
+    return frame
+
+
+def number_of(frame):
+    high, low = np.asarray(frame).flat[:2]
+    return 256 * int(high) + int(low)
+
+
+class ScriptedEnv(gym.Env):
+    """Plays scripted games one after the other, with lives like an Atari's.
+
+    A game is a list of `play(...)` steps, and quiet steps without end after them; the
+    last game is played again and again. Frames are numbered from 0 in the order in
+    which they are shown. `calls` lists what was done: "reset" or the action.
+    """
+
+    def __init__(self, *games, shape=(84, 84, 4), draw=None, lives=5, meanings=None):
+        self.observation_space = gym.spaces.Box(0, 255, shape, np.uint8)
+        self.meanings = meanings or ["NOOP", "FIRE", "RIGHT", "LEFT"]
+        self.action_space = gym.spaces.Discrete(len(self.meanings))
+        self.ale = SimpleNamespace(lives=lambda: self.lives)
+        self.games = games or ([],)
+        self.draw = draw or (lambda number: numbered_frame(number, shape))
+        self.full_lives = lives
+        self.lives = 0
+        self.running = False
+        self.calls, self.seeds = [], []
+        self.shown = 0
+
+    @property
+    def resets(self):
+        return self.calls.count("reset")
+
+    def get_action_meanings(self):
+        return self.meanings
+
+    def _show(self):
+        self.shown += 1
+        return self.draw(self.shown - 1)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.seeds.append(seed)
+        game = self.games[min(self.resets, len(self.games) - 1)]
+        self.calls.append("reset")
+        self.script = iter(game)
+        self.lives, self.running = self.full_lives, True
+        return self._show(), {}
+
+    def step(self, action):
+        assert self.running, "stepped without a reset after the end of a game"
+        self.calls.append(action)
+        now = next(self.script, None) or play()
+        if now.lives is not None:
+            self.lives = now.lives
+        self.running = not (now.terminated or now.truncated)
+        return self._show(), now.reward, now.terminated, now.truncated, {}

@@ -1,0 +1,939 @@
+"""The learner: settings, network, replay, schedule, update and loop, against the contract."""
+
+import dataclasses
+import os
+import re
+import subprocess
+import sys
+import threading
+import tracemalloc
+from pathlib import Path
+from types import SimpleNamespace
+
+import gymnasium as gym
+import numpy as np
+import pytest
+from conftest import ScriptedEnv, assert_uniform, number_of, numbered_frame, play
+from gymnasium.wrappers import RecordEpisodeStatistics
+
+import train_breakout  # before Keras, whose backend it sets
+from train_breakout import Config, ReplayBuffer, create_q_model, epsilon_at, keras, tf, train
+from wrappers import EpisodicLifeEnv, make_atari, wrap_deepmind
+
+# --------------------------------------------------------------------------------------
+# Settings
+
+
+def test_the_defaults_are_those_of_the_contract():
+    contract = {
+        "seed": 42,
+        "gamma": 0.99,
+        "epsilon_max": 1.0,
+        "epsilon_min": 0.1,
+        "epsilon_random_frames": 50_000,
+        "epsilon_greedy_frames": 1_000_000,
+        "batch_size": 32,
+        "max_steps_per_episode": 10_000,
+        "max_memory_length": 100_000,
+        "update_after_actions": 4,
+        "update_target_network": 10_000,
+        "learning_rate": 0.00025,
+        "clipnorm": 1.0,
+        "huber_delta": 1.0,
+        "terminal_value": -1.0,
+        "solved_reward": 40,
+        "max_frames": 10_000_000,
+        "env_id": "BreakoutNoFrameskip-v4",
+    }
+    config = dataclasses.asdict(Config())
+    assert {name: config[name] for name in contract} == contract
+
+
+NATURAL = (
+    "epsilon_greedy_frames",
+    "batch_size",
+    "max_steps_per_episode",
+    "max_memory_length",
+    "update_after_actions",
+    "update_target_network",
+)
+POSITIVE = ("learning_rate", "clipnorm", "huber_delta")
+NUMBERS = (*POSITIVE, "gamma", "epsilon_max", "epsilon_min", "terminal_value", "solved_reward")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *[(name, value) for name in NATURAL for value in (-1, 0, 2.5)],
+        *[(name, value) for name in POSITIVE for value in (-0.5, 0.0)],
+        *[(name, value) for name in NUMBERS for value in (float("nan"), float("inf"), "1", True)],
+        *[(name, -1) for name in ("seed", "epsilon_random_frames", "max_frames")],
+        *[(name, v) for name in ("gamma", "epsilon_max", "epsilon_min") for v in (-0.1, 1.1)],
+        *[(name, None) for name in ("seed", "gamma", "learning_rate", "max_frames", "env_id")],
+        ("seed", 2**32),
+        ("seed", 1.0),
+        ("seed", True),
+        ("max_steps_per_episode", 1),
+        ("checkpoint_minutes", -1),
+        ("env_id", 5),
+        ("run_dir", Path("runs")),
+        ("jit_compile", 1),
+        ("render", "ansi"),
+    ],
+)
+def test_config_refuses_a_value_without_sense_and_names_the_field(name, value):
+    with pytest.raises(train_breakout.UsageError, match=rf"^{name}\b"):
+        Config(**{name: value})
+
+
+@pytest.mark.parametrize(
+    ("settings", "named"),
+    [
+        ({"max_memory_length": 32}, "max_memory_length"),
+        ({"batch_size": 100_000}, "max_memory_length"),
+        ({"epsilon_min": 0.5, "epsilon_max": 0.4}, "epsilon_min"),
+    ],
+)
+def test_config_refuses_settings_that_do_not_go_together(settings, named):
+    with pytest.raises(train_breakout.UsageError, match=named):
+        Config(**settings)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"max_memory_length": 33},
+        {"epsilon_min": 0.3, "epsilon_max": 0.3},
+        {"gamma": 0, "epsilon_min": 0, "epsilon_max": 1, "terminal_value": 0},
+        {"max_frames": 0, "epsilon_random_frames": 0, "seed": 0},
+        {"seed": 2**32 - 1},
+        {"clipnorm": None, "huber_delta": None, "terminal_value": None},
+        {"render": "human"},
+    ],
+)
+def test_config_accepts_the_ends_of_the_ranges(settings):
+    config = Config(**settings)
+    assert {name: getattr(config, name) for name in settings} == settings
+
+
+def test_config_takes_whole_numbers_for_floats_and_cannot_be_changed():
+    config = Config(clipnorm=10)
+    assert type(config.clipnorm) is float
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        config.gamma = 0.5
+    with pytest.raises(train_breakout.UsageError, match="gamma"):
+        dataclasses.replace(config, gamma=2.0)
+
+
+# --------------------------------------------------------------------------------------
+# The network
+
+
+def test_the_network_has_the_layers_and_the_size_of_the_contract():
+    model = create_q_model()
+    assert (model.input_shape, model.output_shape) == ((None, 84, 84, 4), (None, 4))
+    assert (model.inputs[0].dtype, model.outputs[0].dtype) == ("uint8", "float32")
+    assert model.count_params() == 1_686_180
+    convolutions = [layer for layer in model.layers if isinstance(layer, keras.layers.Conv2D)]
+    dense = [layer for layer in model.layers if isinstance(layer, keras.layers.Dense)]
+    assert [(c.filters, c.kernel_size, c.strides, c.padding) for c in convolutions] == [
+        (32, (8, 8), (4, 4), "valid"),
+        (64, (4, 4), (2, 2), "valid"),
+        (64, (3, 3), (1, 1), "valid"),
+    ]
+    assert [layer.units for layer in dense] == [512, 4]
+    activations = [layer.activation for layer in (*convolutions, *dense)]
+    assert activations == [keras.activations.relu] * 4 + [keras.activations.linear]
+    for layer in (*convolutions, *dense):  # Keras's defaults
+        assert isinstance(layer.kernel_initializer, keras.initializers.GlorotUniform)
+        assert isinstance(layer.bias_initializer, keras.initializers.Zeros)
+    assert [weight.shape for weight in model.trainable_variables] == [
+        *[(8, 8, 4, 32), (32,), (4, 4, 32, 64), (64,), (3, 3, 64, 64), (64,)],
+        *[(7 * 7 * 64, 512), (512,), (512, 4), (4,)],
+    ]
+
+
+def test_the_network_computes_what_the_contract_says():
+    model = create_q_model()
+    randomise_biases(model)
+    states = random_states(np.random.default_rng(0), 5)
+    expected = Reference(model).q_values(model.get_weights(), states)
+    assert np.ptp(expected) > 0.01
+    np.testing.assert_allclose(model(states), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_the_network_has_as_many_outputs_as_the_game_has_actions():
+    model = create_q_model(num_actions=6)
+    assert model.output_shape == (None, 6)
+    assert model.count_params() == 1_686_180 + 2 * 513
+
+
+def test_networks_start_differently_and_alike_with_the_same_seed():
+    keras.utils.set_random_seed(1)
+    first, second = create_q_model().get_weights(), create_q_model().get_weights()
+    keras.utils.set_random_seed(1)
+    again = create_q_model().get_weights()
+    kernels = [i for i, weight in enumerate(first) if weight.ndim > 1]
+    assert len(kernels) == 5
+    assert not any(np.array_equal(first[i], second[i]) for i in kernels)
+    assert all(np.array_equal(a, b) for a, b in zip(first, again, strict=True))
+
+
+def test_float_frames_are_refused_instead_of_truncated():
+    model, target, config = create_q_model(), create_q_model(), Config()
+    optimizer = keras.optimizers.Adam()
+    train_step = train_breakout.make_train_step(model, target, optimizer, config)
+    batch = list(random_batch(np.random.default_rng(0), 3))
+    batch[0], batch[3] = (np.float32(frames) / 255 for frames in (batch[0], batch[3]))
+    with pytest.raises(TypeError, match="uint8"):
+        train_step(*batch)
+    with pytest.raises(TypeError, match="uint8"):
+        train_breakout.make_greedy_action(model, config)(batch[0][0])
+
+
+def test_the_greedy_action_is_the_one_of_the_largest_q_value():
+    model = create_q_model(num_actions=6)
+    greedy_action = train_breakout.make_greedy_action(model, Config())
+    states = random_states(np.random.default_rng(0), 3)
+    for best in range(6):
+        bias = np.zeros(6, np.float32)
+        bias[best] = 100
+        model.layers[-1].bias.assign(bias)
+        for state in states:
+            action = greedy_action(state)
+            assert type(action) is int
+            assert action == best
+    model.layers[-1].bias.assign(np.zeros(6))
+    expected = np.argmax(model(states), axis=1).tolist()
+    assert [greedy_action(state) for state in states] == expected
+
+
+# --------------------------------------------------------------------------------------
+# The replay buffer
+
+
+def transition(number, shape=(2,)):
+    """Transition `number`: from state `number` to the one after it."""
+    states = [numbered_frame(n, shape) for n in (number, number + 1)]
+    return states[0], number % 4, float(number), states[1], number % 3 == 0
+
+
+def test_the_replay_drops_the_oldest_first_and_keeps_transitions_together():
+    replay, rng = ReplayBuffer(5), np.random.default_rng(0)
+    for number in range(13):
+        replay.add(*transition(number))
+        assert len(replay) == min(number + 1, 5)
+        states, actions, rewards, next_states, dones = replay.sample(200, rng)
+        assert set(rewards) == set(range(max(0, number - 4), number + 1))
+        for row, drawn in enumerate(rewards.astype(int)):
+            assert number_of(states[row]) == drawn
+            assert actions[row] == drawn % 4
+            assert number_of(next_states[row]) == drawn + 1
+            assert dones[row] == (drawn % 3 == 0)
+
+
+def test_sampling_is_uniform_and_with_replacement():
+    replay, rng = ReplayBuffer(10), np.random.default_rng(0)
+    for number in range(25):
+        replay.add(*transition(number))
+    pairs = np.array([replay.sample(2, rng)[2] for _ in range(10_000)], int) - 15
+    # Every pair of ten is as likely as any other, those of a transition with itself too.
+    assert_uniform(pairs[:, 0] * 10 + pairs[:, 1], 100)
+
+
+def test_sampling_reaches_all_slots_of_a_large_replay_alike():
+    replay, rng = ReplayBuffer(100), np.random.default_rng(0)
+    for number in range(100):
+        replay.add(*transition(number))
+    draws = np.concatenate([replay.sample(32, rng)[2] for _ in range(400)])
+    assert_uniform(draws.astype(int), 100)
+
+
+def test_sampling_depends_on_the_generator_alone():
+    replay = ReplayBuffer(100)
+    for number in range(100):
+        replay.add(*transition(number))
+    draws = [replay.sample(32, np.random.default_rng(seed))[2] for seed in (1, 1, 2)]
+    assert np.array_equal(draws[0], draws[1])
+    assert not np.array_equal(draws[0], draws[2])
+
+
+def test_a_batch_of_the_game_has_the_shapes_and_dtypes_of_the_contract():
+    env = wrap_deepmind(make_atari("BreakoutNoFrameskip-v4"), frame_stack=True)
+    replay = ReplayBuffer(50)
+    state, _ = env.reset(seed=0)
+    pairs = {}
+    for number in range(20):
+        state_next, reward, terminated, _, _ = env.step(number % 4)
+        replay.add(state, np.int64(number % 4), reward, state_next, terminated)
+        pairs[np.asarray(state).tobytes()] = np.asarray(state_next).tobytes()
+        state = state_next
+    batch = replay.sample(64, np.random.default_rng(0))  # more than are stored
+    assert [(column.shape, column.dtype) for column in batch] == [
+        ((64, 84, 84, 4), np.uint8),
+        ((64,), np.int32),
+        ((64,), np.float32),
+        ((64, 84, 84, 4), np.uint8),
+        ((64,), np.float32),
+    ]
+    for state, state_next in zip(batch[0], batch[3], strict=True):
+        assert pairs[state.tobytes()] == state_next.tobytes()
+
+
+@pytest.mark.parametrize("kind", [np.float32, np.float64, list, tuple])
+def test_the_replay_stores_any_array_like_state(kind):
+    as_state = np.array if kind in (list, tuple) else kind
+    replay = ReplayBuffer(3)
+    for number in range(3):
+        state = [number + 0.5, -1.0, 0.0, 4.0]
+        state = kind(state) if as_state is np.array else np.array(state, kind)
+        replay.add(state, 1, 1.0, state, False)
+    states, _, rewards, next_states, _ = replay.sample(8, np.random.default_rng(0))
+    assert states.shape == next_states.shape == (8, 4)
+    assert np.issubdtype(states.dtype, np.floating)
+    assert set(states[:, 0]) <= {0.5, 1.5, 2.5}
+    assert rewards.tolist() == [1.0] * 8
+
+
+def test_sampling_an_empty_replay_is_refused():
+    with pytest.raises(ValueError, match="empty"):
+        ReplayBuffer(3).sample(1, np.random.default_rng(0))
+
+
+def test_a_transition_of_random_play_takes_at_most_7700_bytes():
+    env = wrap_deepmind(make_atari("BreakoutNoFrameskip-v4"), frame_stack=True)
+    rng = np.random.default_rng(0)
+    number = 2000
+    replay = ReplayBuffer(number)
+    state, _ = env.reset(seed=0)
+    tracemalloc.start()
+    try:
+        before = tracemalloc.get_traced_memory()[0]
+        for _ in range(number):
+            action = int(rng.integers(4))
+            state_next, reward, terminated, _, _ = env.step(action)
+            replay.add(state, action, reward, state_next, terminated)
+            state = env.reset()[0] if terminated else state_next
+        used = tracemalloc.get_traced_memory()[0] - before
+    finally:
+        tracemalloc.stop()
+    assert 84 * 84 < used / number <= 7700  # the former, since a step brings one new frame
+
+
+def test_a_full_replay_does_not_grow():
+    replay, rng = ReplayBuffer(200), np.random.default_rng(0)
+
+    def add(numbers):
+        for number in numbers:
+            replay.add(*transition(number, shape=(84, 84, 1)))
+            replay.sample(2, rng)
+
+    tracemalloc.start()
+    try:
+        add(range(400))
+        before = tracemalloc.get_traced_memory()[0]
+        add(range(400, 2000))
+        grown = tracemalloc.get_traced_memory()[0] - before
+    finally:
+        tracemalloc.stop()
+    assert before > 200 * 84 * 84
+    assert grown < 84 * 84  # not by one frame in 1600
+
+
+# --------------------------------------------------------------------------------------
+# The schedule
+
+
+@pytest.mark.parametrize(
+    ("frame", "epsilon"),
+    [
+        (1, 1.0),
+        (2, 0.9999991),
+        (49_999, 0.9550018),
+        (50_000, 0.9550009),
+        (50_001, 0.955),
+        (500_000, 0.5500009),
+        (1_000_000, 0.1000009),
+        (1_000_001, 0.1),
+        (1_000_002, 0.1),
+        (10_000_000, 0.1),
+    ],
+)
+def test_epsilon_falls_on_a_line_from_frame_1_and_stays_at_its_least(frame, epsilon):
+    assert epsilon_at(frame, Config()) == pytest.approx(epsilon, rel=1e-12)
+
+
+def test_epsilon_goes_by_the_settings():
+    config = Config(epsilon_max=0.8, epsilon_min=0.2, epsilon_greedy_frames=6)
+    epsilons = [epsilon_at(frame, config) for frame in range(1, 10)]
+    assert epsilons == pytest.approx([0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.2, 0.2])
+
+
+# --------------------------------------------------------------------------------------
+# The update
+
+
+class Reference:
+    """The contract's step 5 without the project's code: eager, in float32, Adam by hand."""
+
+    def __init__(self, model, config=None):
+        self.config = config or Config()
+        self.first_weights, self.weights = model.get_weights(), model.get_weights()
+        self.m = [np.zeros_like(weight) for weight in self.weights]
+        self.v = [np.zeros_like(weight) for weight in self.weights]
+        self.steps = 0
+        self.norms = []  # of the last step's gradients, before clipping
+
+    @staticmethod
+    def q_values(weights, states):
+        x = tf.constant(states.astype(np.float32) / np.float32(255))
+        for i, stride in enumerate((4, 2, 1)):
+            x = tf.nn.conv2d(x, weights[2 * i], stride, "VALID") + weights[2 * i + 1]
+            x = tf.maximum(x, 0.0)
+        x = tf.reshape(x, (len(states), -1))
+        x = tf.maximum(x @ weights[6] + weights[7], 0.0)
+        return x @ weights[8] + weights[9]
+
+    def step(self, target_weights, states, actions, rewards, next_states, dones):
+        """Makes one update and returns the loss."""
+        config = self.config
+        best = self.q_values(target_weights, next_states).numpy().max(axis=1)
+        y = rewards + np.float32(config.gamma) * best
+        for row in np.flatnonzero(dones):
+            terminal = config.terminal_value
+            y[row] = rewards[row] if terminal is None else terminal
+
+        weights = [tf.Variable(weight) for weight in self.weights]
+        with tf.GradientTape() as tape:
+            q_values = self.q_values(weights, states)
+            taken = tf.reduce_sum(q_values * np.eye(q_values.shape[1], dtype="f")[actions], axis=1)
+            error = tf.abs(y - taken)
+            if config.huber_delta is None:
+                losses = error**2
+            else:
+                delta = config.huber_delta
+                losses = tf.where(error <= delta, error**2 / 2, delta * (error - delta / 2))
+            loss = tf.reduce_sum(losses) / len(states)
+        gradients = [gradient.numpy() for gradient in tape.gradient(loss, weights)]
+
+        self.norms = [float(np.sqrt((gradient**2).sum())) for gradient in gradients]
+        if config.clipnorm is not None:
+            gradients = [
+                gradient * np.float32(min(1, config.clipnorm / max(norm, 1e-30)))
+                for gradient, norm in zip(gradients, self.norms, strict=True)
+            ]
+        self.steps += 1
+        rate = config.learning_rate * np.sqrt(1 - 0.999**self.steps) / (1 - 0.9**self.steps)
+        for i, gradient in enumerate(gradients):
+            self.m[i] = np.float32(0.9) * self.m[i] + np.float32(0.1) * gradient
+            self.v[i] = np.float32(0.999) * self.v[i] + np.float32(0.001) * gradient**2
+            self.weights[i] -= (
+                np.float32(rate) * self.m[i] / (np.sqrt(self.v[i]) + np.float32(1e-7))
+            )
+        return float(loss)
+
+
+def random_states(rng, number):
+    return rng.integers(256, size=(number, 84, 84, 4), dtype=np.uint8)
+
+
+def random_batch(rng, number, num_actions=4):
+    """A batch as `ReplayBuffer.sample` returns it, with a few terminals."""
+    return (
+        random_states(rng, number),
+        rng.integers(num_actions, size=number).astype(np.int32),
+        rng.integers(-1, 2, size=number).astype(np.float32),
+        random_states(rng, number),
+        (rng.random(number) < 0.3).astype(np.float32),
+    )
+
+
+def randomise_biases(model):
+    """Gives biases and Q-values a size at which an error in them shows."""
+    rng = np.random.default_rng(5)
+    for weight in model.trainable_variables:
+        if weight.ndim == 1:
+            weight.assign(rng.normal(0, 0.1, weight.shape))
+    model.layers[-1].kernel.assign(model.layers[-1].kernel * 3)
+
+
+def assert_same_change(weights, reference):
+    """Checks that every variable has changed as the reference's did, but for rounding.
+
+    By norms, and less strictly after the first step: where a ReLU is about to switch,
+    rounding decides about single elements.
+    """
+    tolerance = 0.001 if reference.steps == 1 else 0.02
+    before, expected = reference.first_weights, reference.weights
+    for weight, other, first in zip(weights, expected, before, strict=True):
+        change = np.linalg.norm(other - first)
+        assert change > 0
+        assert np.linalg.norm(weight - other) < tolerance * change
+
+
+@pytest.mark.parametrize(
+    ("num_actions", "settings"),
+    [
+        (4, {}),
+        (6, {}),
+        (4, {"terminal_value": None}),
+        (4, {"terminal_value": 0.5, "gamma": 0.5}),
+        (4, {"huber_delta": None}),
+        (4, {"huber_delta": 0.2}),
+        (4, {"clipnorm": None, "learning_rate": 0.0001}),
+    ],
+)
+def test_the_update_equals_an_eager_reference(num_actions, settings):
+    compare_updates(Config(**settings), [{}] * 3, num_actions)
+
+
+@pytest.mark.parametrize(("done", "terminal_value"), [(1.0, -1.0), (1.0, None), (0.0, -1.0)])
+def test_the_update_of_a_batch_of_terminals_or_of_none_equals_the_reference(done, terminal_value):
+    compare_updates(Config(terminal_value=terminal_value), [{"dones": done}] * 3)
+
+
+@pytest.mark.parametrize("clipnorm", [1.0, 0.05])
+def test_the_update_clips_the_gradient_of_every_variable_by_itself(clipnorm):
+    # A large surprise between small ones: Adam alone would remember it for long.
+    config = Config(clipnorm=clipnorm, huber_delta=None)
+    norms = compare_updates(config, [{"rewards": 1.0}, {"rewards": 500.0}, {}])
+    assert all(norm > 100 * clipnorm for norm in norms[1])  # all variables are clipped
+
+
+def test_the_update_leaves_a_small_gradient_as_it_is_beside_one_that_is_clipped():
+    norms = compare_updates(Config(), [{}] * 2)
+    assert min(norms[1]) < 0.5 < 2 < max(norms[1])
+
+
+def compare_updates(config, changes, num_actions=4):
+    """Makes updates by the project and by the reference, with some columns of the batches
+    set to one value, and compares them. Returns the reference's gradient norms."""
+    keras.utils.set_random_seed(0)
+    model, model_target = create_q_model(num_actions), create_q_model(num_actions)
+    randomise_biases(model)
+    randomise_biases(model_target)
+    optimizer = keras.optimizers.Adam(config.learning_rate, clipnorm=config.clipnorm)
+    optimizer.build(model.trainable_variables)
+    train_step = train_breakout.make_train_step(model, model_target, optimizer, config)
+    reference, target_weights = Reference(model, config), model_target.get_weights()
+    rng, norms = np.random.default_rng(1), []
+    for change in changes:
+        batch = random_batch(rng, 16, num_actions)
+        for name, value in change.items():
+            batch[{"rewards": 2, "dones": 4}[name]][:] = value
+        loss = train_step(*batch)
+        assert loss.shape == ()
+        assert float(loss) == pytest.approx(reference.step(target_weights, *batch), rel=1e-4)
+        assert_same_change(model.get_weights(), reference)
+        norms.append(reference.norms)
+    for weight, before in zip(model_target.get_weights(), target_weights, strict=True):
+        np.testing.assert_array_equal(weight, before)
+    return norms
+
+
+# --------------------------------------------------------------------------------------
+# The loop, with a scripted game and counted calls
+
+
+class FrameCounter(gym.Wrapper):
+    """Counts the agent's steps: the frames of the contract."""
+
+    frames = 0
+    before_step = staticmethod(lambda frame: None)
+
+    def step(self, action):
+        self.frames += 1
+        self.before_step(self.frames)
+        return self.env.step(action)
+
+
+@pytest.fixture
+def loop(monkeypatch, tmp_path, capsys):
+    """Runs `train` on a scripted environment with its parts replaced by counters.
+
+    Returns a record of what was called: `updates` and `greedy` hold frame numbers,
+    `stored` transitions, `batches` what was sampled, `lines` what was printed.
+    """
+
+    def run(env, before_step=None, real_update=False, **settings):
+        env = FrameCounter(env)
+        record = SimpleNamespace(updates=[], greedy=[], greedy_states=[], stored=[], batches=[])
+
+        class RecordingReplay(ReplayBuffer):
+            def add(self, *transition):
+                record.stored.append(transition)
+                super().add(*transition)
+
+            def sample(self, batch_size, rng):
+                record.batches.append(super().sample(batch_size, rng))
+                return record.batches[-1]
+
+        def make_train_step(model, model_target, optimizer, config):
+            record.model, record.model_target = model, model_target
+            record.optimizer = optimizer
+
+            def train_step(*batch):
+                assert all(a is b for a, b in zip(batch, record.batches[-1], strict=True))
+                record.updates.append(env.frames)
+                # A mark that the copies carry to the target network.
+                model.layers[-1].bias.assign_add(tf.ones(env.action_space.n))
+                return tf.constant(float(len(record.updates)))
+
+            return train_step
+
+        def make_greedy_action(model, config):
+            def greedy_action(state):
+                record.greedy.append(env.frames + 1)  # the one about to be stepped
+                record.greedy_states.append(number_of(state))
+                return 3
+
+            return greedy_action
+
+        if before_step:
+            env.before_step = lambda frame: before_step(frame, record)
+        monkeypatch.setattr(train_breakout, "make_env", lambda config: env)
+        monkeypatch.setattr(train_breakout, "ReplayBuffer", RecordingReplay)
+        if not real_update:
+            monkeypatch.setattr(train_breakout, "make_train_step", make_train_step)
+            monkeypatch.setattr(train_breakout, "make_greedy_action", make_greedy_action)
+        settings = {"max_frames": 100, "run_dir": str(tmp_path / "run"), **settings}
+        record.result = train(Config(**settings))
+        record.lines = capsys.readouterr().out.splitlines()
+        record.log = [line for line in record.lines if line.startswith("running reward")]
+        record.frames = env.frames
+        return record
+
+    return run
+
+
+def endless(**settings):
+    """A game without end that always shows the same frame, for long runs."""
+    frame = numbered_frame(0)
+    return ScriptedEnv(draw=lambda number: frame, **settings)
+
+
+def test_updates_begin_at_frame_36_and_come_every_fourth_frame(loop):
+    record = loop(ScriptedEnv())
+    assert record.updates == list(range(36, 101, 4))
+    # Frame 36 draws from all that happened up to it: that is, from 36 transitions.
+    assert [len(batch[1]) for batch in record.batches] == [32] * len(record.updates)
+
+
+@pytest.mark.parametrize(
+    ("settings", "first"),
+    [
+        ({"batch_size": 8}, 12),  # at frame 8 no more than a batch is stored
+        ({"batch_size": 7}, 8),
+        ({"batch_size": 8, "update_after_actions": 1}, 9),
+        ({"batch_size": 8, "update_after_actions": 5}, 10),
+    ],
+)
+def test_the_first_update_needs_more_transitions_than_a_batch(loop, settings, first):
+    record = loop(ScriptedEnv(), max_frames=30, **settings)
+    assert record.updates == list(range(first, 31, settings.get("update_after_actions", 4)))
+
+
+def test_every_step_is_stored_as_it_happened_and_the_newest_is_drawn_too(loop):
+    rewards = [float(number % 3 - 1) for number in range(100)]
+    env = ScriptedEnv([play(reward=reward) for reward in rewards])
+    record = loop(env, max_memory_length=40, batch_size=39, update_after_actions=1)
+    actions = env.calls[1:]
+    for number, (state, action, reward, state_next, done) in enumerate(record.stored):
+        assert (number_of(state), number_of(state_next)) == (number, number + 1)
+        assert (action, reward, done) == (actions[number], rewards[number], False)
+    drawn = [{number_of(state) for state in batch[0]} for batch in record.batches]
+    for frame, numbers in zip(record.updates, drawn, strict=True):
+        assert max(0, frame - 40) <= min(numbers)
+        assert max(numbers) <= frame - 1
+    assert any(frame - 1 in numbers for frame, numbers in zip(record.updates, drawn, strict=True))
+    assert any(frame - 40 in numbers for frame, numbers in zip(record.updates, drawn, strict=True))
+
+
+def test_the_target_is_random_until_the_first_copy_and_is_copied_at_multiples_only(loop):
+    marks, networks_differ = [], []
+
+    def look(frame, record):
+        marks.append(float(record.model_target.layers[-1].bias.numpy()[0]))
+        kernels = (
+            network.layers[1].kernel.numpy() for network in (record.model, record.model_target)
+        )
+        networks_differ.append(not np.array_equal(*kernels))
+
+    record = loop(ScriptedEnv(), look, update_target_network=40, max_frames=130)
+    assert networks_differ == [True] * 40 + [False] * 90
+    # The updates up to and with the frame of the copy: 36 and 40; to 80; to 120.
+    assert marks == [0] * 40 + [2] * 40 + [12] * 40 + [22] * 10
+    assert [line.split(" | ")[0].split()[-1] for line in record.log] == ["40", "80", "120"]
+    assert [re.search(r"loss (\S+),", line)[1] for line in record.log] == [
+        "2.00000",  # the frame's own update comes before its log line
+        "12.00000",
+        "22.00000",
+    ]
+
+
+def test_the_log_line_shows_the_state_before_the_frames_own_episode_end(loop):
+    life = [play()] * 9 + [play(reward=2.0, terminated=True)]
+    record = loop(ScriptedEnv(life), update_target_network=25, max_frames=75)
+    assert [line.split(" | ")[0] for line in record.log] == [
+        "running reward: 2.00 at episode 2, frame count 25",
+        "running reward: 2.00 at episode 4, frame count 50",  # the fifth ends at frame 50
+        "running reward: 2.00 at episode 7, frame count 75",
+    ]
+    assert record.result.episode_count == 7
+
+
+def test_the_running_reward_is_0_before_the_first_episode_ends(loop):
+    game = [play(reward=5.0), play(reward=5.0, terminated=True)]
+    record = loop(ScriptedEnv(game), update_target_network=1, max_frames=3)
+    assert [line.split(" | ")[0] for line in record.log] == [
+        "running reward: 0.00 at episode 0, frame count 1",
+        "running reward: 0.00 at episode 0, frame count 2",
+        "running reward: 10.00 at episode 1, frame count 3",
+    ]
+
+
+def test_the_running_reward_is_the_mean_of_the_last_100_episodes(loop):
+    games = [[play(reward=float(number), terminated=True)] for number in range(1, 261)]
+    record = loop(ScriptedEnv(*games), update_target_network=65, max_frames=260, solved_reward=1e9)
+    means = [np.mean(range(max(1, frame - 100), frame)) for frame in (65, 130, 195, 260)]
+    assert [line.split(" | ")[0] for line in record.log] == [
+        f"running reward: {mean:.2f} at episode {frame - 1}, frame count {frame}"
+        for mean, frame in zip(means, (65, 130, 195, 260), strict=True)
+    ]
+    assert record.result.running_reward == np.mean(range(161, 261))
+    assert record.result.episode_count == 260
+
+
+def test_a_run_is_solved_when_the_running_reward_exceeds_40(loop):
+    games = [[play(reward=reward), play(terminated=True)] for reward in (40.0, 40.0, 41.0, 90.0)]
+    record = loop(ScriptedEnv(*games), max_frames=0)
+    assert record.frames == record.result.frame_count == 6
+    assert record.result.solved
+    assert record.result.episode_count == 3
+    assert [line for line in record.lines if line.startswith("Solved")] == ["Solved at episode 3!"]
+
+
+def test_a_run_that_is_not_solved_ends_at_max_frames_without_the_unfinished_episode(loop):
+    games = [[play(reward=3.0), play(terminated=True)], [play(reward=50.0)] * 50]
+    record = loop(ScriptedEnv(*games), max_frames=11)
+    assert record.frames == record.result.frame_count == len(record.stored) == 11
+    assert (record.result.episode_count, record.result.running_reward) == (1, 3.0)
+    assert not record.result.solved
+    assert not any(line.startswith("Solved") for line in record.lines)
+
+
+def test_an_episode_is_cut_off_after_9999_steps_by_default(loop):
+    episodes = []
+    env = endless()
+    original_reset = env.reset
+    env.reset = lambda **options: (episodes.append(len(env.calls)), original_reset(**options))[1]
+    record = loop(env, max_frames=20_000, update_after_actions=20_000)
+    assert episodes == [0, 1 + 9_999, 2 + 2 * 9_999]
+    assert record.result.episode_count == 2
+
+
+def test_a_cut_off_counts_but_is_no_terminal_and_does_not_restart_the_game(loop):
+    env = ScriptedEnv([play(reward=1.0)] * 100)
+    record = loop(EpisodicLifeEnv(env), max_steps_per_episode=10, max_frames=30)
+    assert env.resets == 1
+    noops = [1 + 9, 2 + 18, 3 + 27]  # calls[0] is the reset
+    assert [env.calls[place] for place in noops] == [0, 0, 0]
+    assert len(env.calls) == 1 + 30 + len(noops)
+    assert [done for *_, done in record.stored] == [False] * 30
+    assert (record.result.episode_count, record.result.running_reward) == (3, 9.0)
+    # The transition ends where it was cut; the next begins with what the no-op showed.
+    assert number_of(record.stored[8][3]) == 9
+    assert number_of(record.stored[9][0]) == 10
+
+
+def test_steps_of_an_episode_are_counted_anew_after_it_ends(loop):
+    env = ScriptedEnv([play()] * 5 + [play(lives=4)])
+    record = loop(EpisodicLifeEnv(env), max_steps_per_episode=10, max_frames=16)
+    assert [done for *_, done in record.stored].index(True) == 5
+    assert record.result.episode_count == 2  # frames 6 and 15, not 9
+
+
+def test_a_truncation_ends_the_episode_as_no_terminal_and_restarts_the_game(loop):
+    env = ScriptedEnv([play(reward=1.0)] * 9 + [play(reward=1.0, truncated=True)])
+    record = loop(EpisodicLifeEnv(env), max_frames=25)
+    assert [place for place, call in enumerate(env.calls) if call == "reset"] == [0, 11, 22]
+    assert not any(done for *_, done in record.stored)
+    assert (record.result.episode_count, record.result.running_reward) == (2, 10.0)
+
+
+def test_a_lost_life_and_a_game_over_are_terminals(loop):
+    script = [play(), play(lives=4), play(), play(), play(lives=0, terminated=True)]
+    env = ScriptedEnv(script)
+    record = loop(EpisodicLifeEnv(env), max_frames=4)
+    # Frame 3 follows the no-op that the reset takes after frame 2.
+    assert [done for *_, done in record.stored] == [False, True, False, True]
+    assert (record.result.episode_count, env.resets) == (2, 2)
+
+
+def test_a_game_that_ends_inside_a_reset_is_counted_and_played_no_further(loop):
+    games = [[play(reward=5.0), play(lives=4), play(reward=2.0, terminated=True)], [play()] * 100]
+    env = ScriptedEnv(*games)
+    record = loop(EpisodicLifeEnv(RecordEpisodeStatistics(env)), max_frames=10)
+    assert env.calls[3:5] == [0, "reset"]
+    assert env.resets == 2
+    assert [number_of(state) for state, *_ in record.stored[:4]] == [0, 1, 4, 5]
+    assert (record.result.game_count, record.result.game_score) == (1, 7.0)
+    assert (record.result.episode_count, record.result.running_reward) == (1, 5.0)
+
+
+def test_the_score_of_games_is_unclipped_and_the_mean_of_the_last_100(loop):
+    games = [[play(reward=float(number), terminated=True)] for number in range(1, 151)]
+    env = gym.wrappers.TransformReward(RecordEpisodeStatistics(ScriptedEnv(*games)), np.sign)
+    record = loop(env, max_frames=150, update_target_network=150)
+    assert (record.result.game_count, record.result.game_score) == (150, np.mean(range(51, 151)))
+    assert record.result.running_reward == 1.0
+    assert f"game score {np.mean(range(50, 150)):.2f}" in record.log[0]
+
+
+def test_actions_are_random_and_uniform_below_epsilon_random_frames(loop):
+    settings = {"epsilon_max": 0.0, "epsilon_min": 0.0, "update_after_actions": 10_000}
+    env = endless()
+    record = loop(env, epsilon_random_frames=4000, max_frames=4100, **settings)
+    assert record.greedy == list(range(4000, 4101))
+    assert env.calls[4000:] == [3] * 101
+    assert_uniform(env.calls[1:4000], 4)
+
+
+def test_epsilon_is_the_share_of_random_actions_thereafter(loop):
+    settings = {"epsilon_max": 0.5, "epsilon_min": 0.5, "update_after_actions": 10_000}
+    env = endless()
+    record = loop(env, epsilon_random_frames=0, max_frames=4000, **settings)
+    assert 1800 < len(record.greedy) < 2200  # six standard deviations
+    chance = [
+        call for frame, call in enumerate(env.calls) if frame and frame not in set(record.greedy)
+    ]
+    assert_uniform(chance, 4)
+
+
+def test_epsilon_of_a_frame_is_that_of_the_schedule_and_actions_go_by_the_current_state(loop):
+    settings = {"epsilon_max": 1.0, "epsilon_min": 0.0, "epsilon_greedy_frames": 1}
+    env = ScriptedEnv([play()] * 5 + [play(terminated=True)])
+    record = loop(env, epsilon_random_frames=0, max_frames=15, **settings)
+    assert record.greedy == list(range(2, 16))  # epsilon is 1 at frame 1 and 0 from frame 2
+    # Frames 6 and 12 end a game: their last screens, 6 and 13, are acted upon by nobody.
+    assert record.greedy_states == [1, 2, 3, 4, 5, 7, 8, 9, 10, 11, 12, 14, 15, 16]
+
+
+def test_the_seed_goes_to_the_first_reset_only(loop):
+    env = ScriptedEnv([play(terminated=True)])
+    loop(env, seed=11, max_frames=3)
+    assert env.seeds == [11, None, None, None]
+
+
+def test_training_makes_the_references_updates_with_the_networks_as_they_are(loop, monkeypatch):
+    """The whole of `train`, with its own optimizer, over batches of its own and a copy."""
+    original, references, errors = train_breakout.make_train_step, [], []
+    config = {"learning_rate": 0.0005, "clipnorm": 0.02, "gamma": 0.9, "huber_delta": 0.5}
+    settings = {**config, "batch_size": 8, "update_target_network": 24, "max_frames": 40}
+
+    def make_train_step(model, model_target, optimizer, config):
+        compiled = original(model, model_target, optimizer, config)
+        references.append(Reference(model, config))
+
+        def train_step(*batch):
+            loss = compiled(*batch)
+            expected = references[0].step(model_target.get_weights(), *batch)
+            errors.append(abs(float(loss) - expected) / expected)
+            assert max(references[0].norms) > config.clipnorm
+            return loss
+
+        return train_step
+
+    monkeypatch.setattr(train_breakout, "make_train_step", make_train_step)
+    rng = np.random.default_rng(0)
+    lives = [play(reward=float(number % 4 == 1), terminated=number % 7 == 6) for number in range(7)]
+    env = ScriptedEnv(lives, draw=lambda number: random_states(rng, 1)[0])
+    record = loop(env, real_update=True, epsilon_random_frames=0, epsilon_min=0.5, **settings)
+    assert len(errors) == len(range(12, 41, 4))
+    assert max(errors) < 1e-3
+    assert_same_change(record.result.model.get_weights(), references[0])
+
+
+def test_the_result_and_the_run_folder_hold_the_trained_model(loop, tmp_path):
+    record = loop(ScriptedEnv(), max_frames=40)
+    assert record.result.run_dir == tmp_path / "run"
+    assert any(str(tmp_path / "run" / "model.keras") in line for line in record.lines)
+    saved = keras.models.load_model(tmp_path / "run" / "model.keras")
+    for mine, its in zip(record.result.model.get_weights(), saved.get_weights(), strict=True):
+        np.testing.assert_array_equal(mine, its)
+    assert saved.layers[-1].bias.numpy().tolist() == [2.0] * 4  # the two updates' marks
+
+
+def test_training_works_off_the_main_thread(loop):
+    records, failures = [], []
+
+    def work():
+        try:
+            records.append(loop(ScriptedEnv(), max_frames=40))
+        except BaseException as failure:
+            failures.append(failure)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert not failures
+    assert (records[0].result.frame_count, records[0].updates) == (40, [36, 40])
+
+
+@pytest.mark.parametrize(
+    ("wrap", "named"),
+    [
+        (lambda env, **_: wrap_deepmind(env, frame_stack=True, scale=True), "float32"),
+        (lambda env, **_: wrap_deepmind(env), r"\(84, 84, 1\)"),
+        (lambda env, **_: env, r"\(210, 160, 3\)"),
+    ],
+    ids=["scaled", "not stacked", "not wrapped"],
+)
+def test_train_refuses_observations_that_are_not_stacks_of_bytes(
+    monkeypatch, tmp_path, wrap, named
+):
+    monkeypatch.setattr(train_breakout, "wrap_deepmind", wrap)
+    with pytest.raises(train_breakout.UsageError, match=named) as refusal:
+        train(Config(run_dir=str(tmp_path / "run"), max_frames=10))
+    assert "\n" not in str(refusal.value)
+
+
+# --------------------------------------------------------------------------------------
+# The import
+
+
+def run_python(code, folder, **environment):
+    project = str(Path(train_breakout.__file__).parent)
+    environment = os.environ | {"PYTHONPATH": project} | environment
+    environment.pop("TF_CPP_MIN_LOG_LEVEL", None)  # the import here has set it
+    command = [sys.executable, "-c", code]
+    return subprocess.run(
+        command, cwd=folder, env=environment, capture_output=True, text=True, check=False
+    )
+
+
+def test_the_import_chooses_tensorflow_whatever_the_user_has_set_and_is_quiet(tmp_path):
+    (tmp_path / "keras.json").write_text('{"backend": "torch"}')
+    code = """
+import signal
+before = signal.getsignal(signal.SIGINT)
+import train_breakout, keras
+assert signal.getsignal(signal.SIGINT) is before
+print(keras.backend.backend())
+"""
+    done = run_python(code, tmp_path, KERAS_BACKEND="jax", KERAS_HOME=str(tmp_path))
+    assert (done.stdout, done.stderr, done.returncode) == ("tensorflow\n", "", 0)
+    assert [path.name for path in tmp_path.iterdir()] == ["keras.json"]
+
+
+def test_the_import_refuses_a_keras_that_is_loaded_with_another_backend(tmp_path):
+    (tmp_path / "fake").mkdir()
+    (tmp_path / "fake" / "keras.py").write_text(
+        "import types\nbackend = types.SimpleNamespace(backend=lambda: 'jax')\n"
+    )
+    code = "import sys\nsys.path.insert(0, 'fake')\nimport keras\nimport train_breakout"
+    done = run_python(code, tmp_path)
+    assert done.returncode == 1
+    assert re.match(
+        "ImportError: .*backend.*KERAS_BACKEND=tensorflow", done.stderr.splitlines()[-1]
+    )
