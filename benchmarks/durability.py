@@ -5,15 +5,15 @@
 
 `checkpoint` fills a replay, writes a first checkpoint, and then some more, each after as
 many new transitions as a run adds between two. `memory` trains with a small replay, and
-prints the resident memory at every 10 000 frames; updates are rarer than in a real run, so
-that it ends in minutes.
+prints the resident memory at every 10 000 frames; updates and greedy actions are rarer than
+in a real run (every 100th frame, epsilon 0.8), so that it ends in minutes.
 """
 
 import argparse
-import resource
 import statistics
 import sys
 import tempfile
+import threading
 import time
 from pathlib import Path
 
@@ -24,9 +24,25 @@ from benchmarks.throughput import fill, machine, resident_memory
 from checkpoint import Learner, read_checkpoint, write_checkpoint
 
 
-def peak_memory():
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
+class MemoryWatch(threading.Thread):
+    """Notes the highest resident memory while it is watched."""
+
+    def __init__(self):
+        super().__init__(daemon=True)
+        self.before = self.peak = resident_memory()
+        self.stopped = threading.Event()
+
+    def run(self):
+        while not self.stopped.wait(0.002):
+            self.peak = max(self.peak, resident_memory())
+
+    def __enter__(self):
+        self.start()
+        return self
+
+    def __exit__(self, *exception):
+        self.stopped.set()
+        self.join()
 
 
 def folder_size(folder):
@@ -62,17 +78,19 @@ def measure_checkpoint(length, added, rounds):
     with tempfile.TemporaryDirectory() as folder:
         folder = Path(folder)
         play(learner, 1)
-        before = resident_memory()
-        started = time.perf_counter()
-        write_checkpoint(folder, learner, {})
-        first = time.perf_counter() - started
+        with MemoryWatch() as watch:
+            started = time.perf_counter()
+            write_checkpoint(folder, learner, {})
+            first = time.perf_counter() - started
+        extra = watch.peak - watch.before
         later = []
         for _ in range(rounds):
             play(learner, added)
-            started = time.perf_counter()
-            write_checkpoint(folder, learner, {})
-            later.append(time.perf_counter() - started)
-        peak = peak_memory() - max(before, resident_memory())
+            with MemoryWatch() as watch:
+                started = time.perf_counter()
+                write_checkpoint(folder, learner, {})
+                later.append(time.perf_counter() - started)
+            extra = max(extra, watch.peak - watch.before)
         sizes = [folder_size(path) for path in sorted(folder.iterdir())]
         restored = new_learner(length)
         started = time.perf_counter()
@@ -88,7 +106,7 @@ def measure_checkpoint(length, added, rounds):
     print(f"| share of 5 minutes | {median / 300:.2%} |")
     print(f"| size of one on disk | {sizes[-1] / 1e6:.0f} MB |")
     print(f"| all that are kept | {sum(sizes) / 1e6:.0f} MB |")
-    print(f"| extra memory at its peak | {peak / 1e6:.0f} MB |")
+    print(f"| extra memory at its peak | {extra / 1e6:.0f} MB |")
     print(f"| reading it back | {reading:.2f} s |")
 
 
@@ -109,9 +127,10 @@ def measure_memory(frames, length):
         config = train_breakout.Config(
             max_frames=frames,
             max_memory_length=length,
-            update_after_actions=20,
+            update_after_actions=100,
             epsilon_random_frames=5_000,
-            epsilon_greedy_frames=50_000,
+            epsilon_greedy_frames=20_000,
+            epsilon_min=0.8,
             run_dir=str(Path(folder) / "run"),
         )
         train_breakout.train(config)
