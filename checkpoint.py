@@ -6,7 +6,7 @@ A run folder holds
     log.txt         the log lines
     progress.csv    the same as numbers, a row a line
     model.keras     the online network at the last checkpoint
-    best.keras      the online network at the best mean score over 100 games
+    best.keras      the online network at the log line with the best game score
     clips/          short videos of the agent, with --video-every
     snapshots/      the online network at frames 0, 250 000, 1 000 000, 2 000 000, ...
     checkpoints/    the two latest checkpoints, each complete in itself
@@ -81,9 +81,8 @@ class DamagedError(Exception):
     """A checkpoint is not what was written."""
 
 
-def say(text, end="\n", file=None):
+def say(text, end="\n", stream="stdout"):
     """Prints and flushes; a closed terminal or pipe does not end a run."""
-    stream = "stdout" if file is None else file
     try:
         print(text, end=end, file=getattr(sys, stream), flush=True)
     except (OSError, ValueError):
@@ -91,7 +90,8 @@ def say(text, end="\n", file=None):
 
 
 def warn(text):
-    say(text, file="stderr")
+    """The same, on standard error."""
+    say(text, stream="stderr")
 
 
 # --------------------------------------------------------------------------------------
@@ -152,7 +152,7 @@ def resumed_config(config_class, given):
     try:
         saved = json.loads(path.read_text())
         file_format, settings = saved["format"], saved["settings"]
-        list(saved.get("sessions", []))
+        list(saved.get("sessions", []))  # a TypeError here rather than when it is used
         fields = {field.name: field for field in dataclasses.fields(config_class)}
         if file_format > FORMAT:
             raise UsageError(
@@ -393,6 +393,7 @@ def sync_folder(folder):
 
 
 def write_atomically(path, text):
+    """Writes text so that `path` is at every moment a whole file."""
     new = path.with_name("new-" + path.name)
     write_file(new, text.encode())
     os.replace(new, path)
@@ -452,8 +453,8 @@ def write_checkpoint(folder, learner, record):
     """Writes a whole checkpoint beside the others, or raises OSError and leaves them be.
 
     Segments of the replay that the checkpoint before it holds unchanged are copied from
-    there, so that the cost is that of the new frames; each checkpoint is complete in
-    itself all the same, and damage to one does not touch the other.
+    there, so that only new frames are encoded; each checkpoint is complete in itself all
+    the same, and damage to one does not touch the other.
 
     Args:
         folder: pathlib.Path of the run's `checkpoints` folder.
@@ -587,9 +588,7 @@ def _restore(path, files, learner):
 
     replay.added = state["added"]
     length = min(replay.added, replay.capacity)
-    for column in (replay.states, replay.actions, replay.rewards):
-        column[:] = [None] * length
-    for column in (replay.next_states, replay.dones):
+    for column in replay.columns:
         column[:] = [None] * length
     for name, digest in files.items():
         if name.startswith("replay-"):
@@ -610,6 +609,7 @@ class Run:
     Attributes:
         folder: pathlib.Path of the run folder.
         stop_signal: the signal number that asked the run to stop, or None.
+        unsaved: dict of what could not be saved to the reason.
     """
 
     def __init__(self, config, resume=False):
@@ -715,6 +715,11 @@ class Run:
         elif self.resume:
             say(f"Resumed at frame {self._first_frame}.")
 
+    def announce(self, text):
+        """Prints a line, where the progress bar stands if there is one."""
+        self._clear_bar()
+        say(text)
+
     def log(self, epsilon, mean_max_q):
         """Prints the log line, adds it to log.txt and progress.csv, and keeps the best model.
 
@@ -748,8 +753,7 @@ class Run:
         )
         if left is not None:
             line += f", {left // 3600}:{left // 60 % 60:02d}:{left % 60:02d} left"
-        self._clear_bar()
-        say(line)
+        self.announce(line)
         row = csv_line(
             (
                 progress.frame_count,

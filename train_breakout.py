@@ -9,10 +9,13 @@ It has to find all of this out by trying.
 
 Q-values. Q(s, a) is the return to expect after action a in state s: the rewards to come,
 each discounted by `gamma` a step, if one acts well from then on. Who knows Q acts well by
-taking the action of the largest Q. And Q can be learned from single steps, because what
-is true of it over one step is true of it altogether (Bellman's equation):
+taking the action of the largest Q. And Q can be learned from single steps, because its
+values must agree from one step to the next (Bellman's equation, for one observed step):
 
     Q(s, a) = reward + gamma * max over a' of Q(next state, a')
+
+After the last step of an episode no state follows, and the second term is dropped (the
+tutorial sets the whole right side to -1 there: `terminal_value`).
 
 Q-learning (Watkins and Dayan 1992) moves the left side towards the right side, again and
 again. It learns *off-policy*: the equation holds for any step whatever made the agent take
@@ -23,15 +26,20 @@ update draws a random batch, since successive frames are too alike to learn from
 and a *target network*, a copy of the network renewed only now and then, which computes the
 right side, so that the goal does not move with every step towards it.
 
+Exploring. An agent that only ever took the action it believes best would never find a
+better one. So it acts at random with probability epsilon, which falls from 1 to 0.1, and
+greedily otherwise (*epsilon-greedy*). In the first 50 000 frames every action is random.
+
 What to expect. The paper (Mnih et al. 2015) trained on 50 million frames for each game,
 about 38 days of play. This script takes after the Keras tutorial on it, where good play is
 expected at about 10 million frames. Nothing seems to happen for hundreds of thousands of
-them: epsilon, the share of random actions, falls only slowly, and one random action at the
-wrong moment costs a life. The log line has two scores. `running reward` is the tutorial's:
-clipped rewards per life. `game score` is the points of whole games, which people compare.
+them: epsilon falls only slowly, and one random action at the wrong moment costs a life. The
+log line has two scores. `running reward` is the tutorial's: clipped rewards per life. `game
+score` is the points of whole games, which people compare.
 
 A *frame* below is one step of the agent, four frames of the emulator. An *episode* is one
-life.
+life. A *state* is the last four screens, grey, 84x84: one alone does not show where the
+ball is going.
 
 References:
     C. J. C. H. Watkins and P. Dayan. Q-learning. Machine Learning 8, 1992.
@@ -102,7 +110,11 @@ from wrappers import make_atari, wrap_deepmind
 
 
 def setting(default, help, low=-math.inf, high=math.inf, above=None, **metadata):
-    """A field of Config: its default, its sentence, and the range that makes sense."""
+    """A field of Config: its default, its sentence, and the range that makes sense.
+
+    `low` and `high` are included in the range, `above` is not. `change=True` says that the
+    setting may change when a run is resumed.
+    """
     return field(
         default=default,
         metadata={"help": help, "low": low, "high": high, "above": above, **metadata},
@@ -144,7 +156,9 @@ class Config:
     solved_reward: float = setting(
         40.0, "the run stops when the running reward exceeds this", change=True
     )
-    max_frames: int = setting(10_000_000, "the run ends here; 0: when solved", 0, change=True)
+    max_frames: int = setting(
+        10_000_000, "frame at which the run ends; 0: only when solved", 0, change=True
+    )
 
     # The run.
     env_id: str = setting("BreakoutNoFrameskip-v4", "the game, a NoFrameskip id")
@@ -153,9 +167,12 @@ class Config:
     video_every: int = setting(
         0, "frames between clips of the greedy agent; 0: none", 0, change=True
     )
-    jit_compile: bool = setting(False, "compile update and action with XLA")
+    jit_compile: bool = setting(False, "compile the update with XLA too, and the action on a GPU")
     render: str | None = setting(
-        None, "'human' shows the attempts in a window", choices=("human",), change=True
+        None,
+        "'human' shows the attempts in a window; none: no window",
+        choices=("human",),
+        change=True,
     )
 
     def __post_init__(self):
@@ -227,6 +244,8 @@ def create_q_model(num_actions=4):
 # --------------------------------------------------------------------------------------
 # The replay buffer
 
+TRANSITION_BYTES = 7_600  # a frame of 84 * 84 bytes, and the objects that hold it
+
 
 class ReplayBuffer:
     """The last `capacity` transitions, on Python lists, the oldest overwritten first.
@@ -240,15 +259,16 @@ class ReplayBuffer:
         self.added = 0  # transitions ever added; number n is in slot n % capacity
         self.states, self.actions, self.rewards = [], [], []
         self.next_states, self.dones = [], []
+        self.columns = (self.states, self.actions, self.rewards, self.next_states, self.dones)
 
     def __len__(self):
         return len(self.states)
 
     def add(self, state, action, reward, state_next, done):
-        """Stores a transition; `done` says that no state follows (a truncation is none)."""
-        columns = (self.states, self.actions, self.rewards, self.next_states, self.dones)
+        """Stores a transition. `done`: no state follows. It is False for a truncation."""
         slot = self.added % self.capacity
-        for column, value in zip(columns, (state, action, reward, state_next, done), strict=True):
+        transition = (state, action, reward, state_next, done)
+        for column, value in zip(self.columns, transition, strict=True):
             column[slot : slot + 1] = [value]  # appends while the buffer fills
         self.added += 1
 
@@ -292,7 +312,7 @@ class ReplayBuffer:
 
 
 def epsilon_at(frame_count, config):
-    """Returns the exploration rate at a frame, counted from 1: it falls on a line."""
+    """Returns the exploration rate at a frame, counted from 1: it falls linearly."""
     span = config.epsilon_max - config.epsilon_min
     epsilon = config.epsilon_max - span * (frame_count - 1) / config.epsilon_greedy_frames
     return max(config.epsilon_min, epsilon)
@@ -302,7 +322,7 @@ def make_greedy_action(model, config):
     """Returns a function from one state to the action (int) with the largest Q-value."""
 
     # A single state is so little work that its cost is that of launching operations. On a
-    # CPU, XLA's one fused program halves it, and so does fixing the signature beforehand.
+    # CPU, XLA's one fused program and a signature fixed beforehand together halve it.
     on_gpu = bool(tf.config.list_physical_devices("GPU"))
 
     @tf.function(jit_compile=config.jit_compile or not on_gpu, autograph=False)
@@ -347,8 +367,10 @@ def make_train_step(model, model_target, optimizer, config):
     def train_step(states, actions, rewards, next_states, dones):
         require_dtype(states, model)
         require_dtype(next_states, model_target)
-        # Bellman's equation: the TD target is the reward and, unless it was the last
-        # step, what the target network expects of the state it led to.
+        # Bellman's equation gives the target (temporal difference, TD): the reward, plus
+        # gamma times what the target network expects of the next state. Where none follows,
+        # the tutorial sets -1 whatever the reward was, so that losing a life hurts; the
+        # paper takes the reward. Outside the tape: a target is a constant, with no gradient.
         future = tf.reduce_max(model_target(next_states), axis=1)
         terminal = rewards if config.terminal_value is None else config.terminal_value
         targets = tf.where(dones > 0, terminal, rewards + config.gamma * future)
@@ -366,12 +388,12 @@ def make_train_step(model, model_target, optimizer, config):
 
 
 def require_dtype(states, model):
+    """Raises TypeError unless the states are of the dtype of the model's input."""
     # Keras would cast silently: frames scaled to [0, 1] would become 0 and 1.
-    if states.dtype != model.inputs[0].dtype:
-        raise TypeError(
-            f"The network takes {model.inputs[0].dtype} states, not {states.dtype.name}: "
-            "it scales them by itself, so pass the frames unscaled."
-        )
+    wanted = model.inputs[0].dtype
+    if states.dtype != wanted:
+        hint = " It scales frames by itself: pass them unscaled." if wanted == "uint8" else ""
+        raise TypeError(f"The network takes {wanted} states, not {states.dtype.name}.{hint}")
 
 
 # --------------------------------------------------------------------------------------
@@ -380,7 +402,7 @@ def require_dtype(states, model):
 
 @dataclass
 class Progress:
-    """Where a run stands: all that a frame changes, but for networks, replay and game."""
+    """Where a run stands: what a frame changes, beside networks, optimizer, replay and game."""
 
     frame_count: int = 0
     episode_count: int = 0
@@ -391,7 +413,7 @@ class Progress:
     episode_rewards: deque = field(default_factory=lambda: deque(maxlen=100))
     game_scores: deque = field(default_factory=lambda: deque(maxlen=100))
     state: object = None  # what the agent sees now
-    loss: object = None  # of the last update: a tensor, read for the log only
+    loss: object = None  # of the last update; reading it makes a GPU's work be waited for
     batch_states: object = None  # the states of the last update
 
     @property
@@ -442,8 +464,7 @@ def train(config, resume=False):
         SickRunError: the loss or a weight is no longer finite.
     """
     use_memory_as_needed()
-    env = make_env(config)
-    with Run(config, resume) as run:
+    with contextlib.closing(make_env(config)) as env, Run(config, resume) as run:
         keras.utils.set_random_seed(config.seed)
         rng = np.random.default_rng(config.seed)
         num_actions = int(env.action_space.n)
@@ -461,16 +482,19 @@ def train(config, resume=False):
         say(describe(config, run.folder))
         run.start(Learner(env, model, model_target, optimizer, replay, rng, progress))
 
+        def solved():
+            return progress.episode_count > 0 and progress.running_reward > config.solved_reward
+
         def ended():
-            solved = progress.running_reward > config.solved_reward
             out_of_frames = progress.frame_count >= config.max_frames > 0
-            return solved or out_of_frames or run.stop_signal is not None
+            return solved() or out_of_frames or run.stop_signal is not None
 
         while not ended():
             progress.frame_count += 1
             frame_count = progress.frame_count
 
-            # Explore with probability epsilon, else take the best action known.
+            # Explore: at random in the first frames, and later with probability epsilon.
+            # Otherwise take the best action known.
             epsilon = epsilon_at(frame_count, config)
             if frame_count < config.epsilon_random_frames or epsilon > rng.random():
                 action = int(rng.integers(num_actions))
@@ -491,24 +515,25 @@ def train(config, resume=False):
                 progress.loss = train_step(*batch)
                 progress.batch_states = batch[0]
 
+            # Now and then the target network becomes a copy of the online one.
             if frame_count % config.update_target_network == 0:
                 model_target.set_weights(model.get_weights())
                 run.log(epsilon, mean_max_q(model, progress.batch_states))
 
-            # The episode, that is the life, has ended.
+            # The episode is over: a life lost, the game over or truncated, or too many steps.
+            # It is cut off one step before the maximum, as by the tutorial's range.
             cut_off = progress.episode_steps == config.max_steps_per_episode - 1
             if terminated or truncated or cut_off:
                 progress.end_episode()
                 progress.note_finished_game(info)
-                if progress.running_reward > config.solved_reward:
-                    say(f"Solved at episode {progress.episode_count}!")
+                if solved():
+                    run.announce(f"Solved at episode {progress.episode_count}!")
                 progress.state, info = env.reset()
                 progress.note_finished_game(info)  # a game can end inside a reset
 
             run.end_frame()
 
         run.finish()
-        env.close()
     return Result(
         model=model,
         run_dir=run.folder,
@@ -517,7 +542,7 @@ def train(config, resume=False):
         game_count=progress.game_count,
         running_reward=progress.running_reward,
         game_score=progress.game_score,
-        solved=progress.running_reward > config.solved_reward,
+        solved=solved(),
         stop_signal=run.stop_signal,
         unsaved=tuple(run.unsaved),
     )
@@ -543,6 +568,7 @@ def make_env(config):
     except ValueError as error:
         raise UsageError(str(error)) from None
     env = wrap_deepmind(env, frame_stack=True)
+    # For whoever edits the line above: Keras would cast other frames silently.
     space = env.observation_space
     if space.shape != (84, 84, 4) or space.dtype != np.uint8:
         raise UsageError(
@@ -556,7 +582,7 @@ def require_screen():
     """Raises UsageError if there is no screen to open a window on."""
     variables = ("DISPLAY", "WAYLAND_DISPLAY", "SDL_VIDEODRIVER")
     if sys.platform == "linux" and not any(os.environ.get(name) for name in variables):
-        raise UsageError("There is no screen for --render human: leave it out, or set DISPLAY.")
+        raise UsageError("There is no screen for --render human: set DISPLAY, or give none.")
 
 
 def use_memory_as_needed():
@@ -579,7 +605,7 @@ def describe(config, folder):
             "Warning: an NVIDIA GPU is present, but TensorFlow cannot use it. To train on it: "
             "pip install -r requirements.txt"
         )
-    gigabytes = config.max_memory_length * 7_600 / 1e9
+    gigabytes = config.max_memory_length * TRANSITION_BYTES / 1e9
     return (
         f"device: {device}\n"
         f"versions: Python {sys.version.split()[0]}, TensorFlow {tf.__version__}, "

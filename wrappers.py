@@ -69,7 +69,8 @@ class MaxAndSkipEnv(gym.Wrapper):
 
     The pixel-wise maximum of two screens shows the objects that the Atari draws on
     every other frame only. When the game ends or is truncated inside a repeat, the
-    repeat stops there and its last screen alone is observed.
+    repeat stops there and its last screen alone is observed. (After a truncation the
+    learner does use it: the game was not over.)
 
     An emulator set to report its RAM (`obs_type="ram"`, as `make_atari` does) is asked
     for its colour screen on the two frames that count, and not on the skipped ones.
@@ -113,8 +114,8 @@ class EpisodicLifeEnv(gym.Wrapper):
     """Makes every life an episode, while the game itself goes on to the last one.
 
     An agent that sees a lost life as an end learns sooner to avoid it. `reset` starts
-    a new game only after a game over or a truncation; otherwise it plays on, by one
-    no-op step.
+    a new game only after a game over or a truncation, or when it is given a seed;
+    otherwise it plays on, by one no-op step.
     """
 
     def __init__(self, env):

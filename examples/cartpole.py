@@ -1,4 +1,4 @@
-"""The learner of train_breakout.py on another task: CartPole, in a minute or two.
+"""The learner of train_breakout.py on another task: CartPole, in a few minutes.
 
     python examples/cartpole.py         # --help lists the settings
 
@@ -139,7 +139,7 @@ def train(model, env, config, rng):
             replay.add(state, action, reward, state_next, terminated)
             state = state_next
             reward_sum += reward
-            if len(replay) > config.batch_size:
+            if step % config.update_after_actions == 0 and len(replay) > config.batch_size:
                 batch = replay.sample(config.batch_size, rng)
                 learn(*map(tf.constant, batch))  # quicker than from arrays
             if terminated or truncated:
