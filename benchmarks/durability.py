@@ -13,8 +13,8 @@ import argparse
 import statistics
 import sys
 import tempfile
-import threading
 import time
+import tracemalloc
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -22,27 +22,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import train_breakout
 from benchmarks.throughput import fill, machine, resident_memory
 from checkpoint import Learner, read_checkpoint, write_checkpoint
-
-
-class MemoryWatch(threading.Thread):
-    """Notes the highest resident memory while it is watched."""
-
-    def __init__(self):
-        super().__init__(daemon=True)
-        self.before = self.peak = resident_memory()
-        self.stopped = threading.Event()
-
-    def run(self):
-        while not self.stopped.wait(0.002):
-            self.peak = max(self.peak, resident_memory())
-
-    def __enter__(self):
-        self.start()
-        return self
-
-    def __exit__(self, *exception):
-        self.stopped.set()
-        self.join()
 
 
 def folder_size(folder):
@@ -78,20 +57,23 @@ def measure_checkpoint(length, added, rounds):
     with tempfile.TemporaryDirectory() as folder:
         folder = Path(folder)
         play(learner, 1)
-        with MemoryWatch() as watch:
-            started = time.perf_counter()
-            write_checkpoint(folder, learner, {})
-            first = time.perf_counter() - started
-        extra = watch.peak - watch.before
+        started = time.perf_counter()
+        write_checkpoint(folder, learner, {})
+        first = time.perf_counter() - started
         later = []
         for _ in range(rounds):
             play(learner, added)
-            with MemoryWatch() as watch:
-                started = time.perf_counter()
-                write_checkpoint(folder, learner, {})
-                later.append(time.perf_counter() - started)
-            extra = max(extra, watch.peak - watch.before)
+            started = time.perf_counter()
+            write_checkpoint(folder, learner, {})
+            later.append(time.perf_counter() - started)
+        # Traced, since the resident memory hides what is taken from memory freed before.
+        play(learner, added)
+        tracemalloc.start()
+        write_checkpoint(folder, learner, {})
+        extra = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
         sizes = [folder_size(path) for path in sorted(folder.iterdir())]
+        del learner  # one replay in memory is enough
         restored = new_learner(length)
         started = time.perf_counter()
         read_checkpoint(folder, restored)
