@@ -314,7 +314,7 @@ def test_every_flag_sets_its_field(monkeypatch):
         **{"update_target_network": 11, "learning_rate": 0.01, "clipnorm": 3.0},
         **{"huber_delta": None, "terminal_value": None, "solved_reward": 9.0, "max_frames": 12},
         **{"env_id": "PongNoFrameskip-v4", "run_dir": "here", "checkpoint_minutes": 2.0},
-        **{"render": "human"},
+        **{"render": "human", "video_every": 500},
     }
     assert train_breakout.main([*flags(settings), "--jit-compile"]) == 0
     assert seen == [(Config(**settings, jit_compile=True), False)]
