@@ -594,13 +594,19 @@ def use_memory_as_needed():
         pass  # TensorFlow is in use already, in a notebook say
 
 
+def device_name():
+    """Returns the name of the GPU that TensorFlow computes on, or "CPU"."""
+    gpus = tf.config.list_physical_devices("GPU")
+    if not gpus:
+        return "CPU"
+    return tf.config.experimental.get_device_details(gpus[0]).get("device_name", "GPU")
+
+
 def describe(config, folder):
     """Returns the lines that open a run: device, versions, seed, memory, folder."""
-    gpus = tf.config.list_physical_devices("GPU")
-    device = "CPU"
-    if gpus:
-        device = tf.config.experimental.get_device_details(gpus[0]).get("device_name", "GPU")
-    elif os.path.exists("/proc/driver/nvidia/version") or shutil.which("nvidia-smi"):
+    device = device_name()
+    has_nvidia = os.path.exists("/proc/driver/nvidia/version") or shutil.which("nvidia-smi")
+    if device == "CPU" and has_nvidia:
         warn(
             "Warning: an NVIDIA GPU is present, but TensorFlow cannot use it. To train on it: "
             "pip install -r requirements.txt"

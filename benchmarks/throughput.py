@@ -294,11 +294,6 @@ def free_memory():
 def machine():
     import train_breakout
 
-    tf = train_breakout.tf
-    gpus = tf.config.list_physical_devices("GPU")
-    device = "CPU"
-    if gpus:
-        device = tf.config.experimental.get_device_details(gpus[0]).get("device_name", "GPU")
     processor = platform.processor() or platform.machine()
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
@@ -306,11 +301,11 @@ def machine():
     except (OSError, StopIteration):
         pass
     return {
-        "device": device,
+        "device": train_breakout.device_name(),
         "processor": processor,
         "cores": os.cpu_count(),
         "python": platform.python_version(),
-        "tensorflow": tf.__version__,
+        "tensorflow": train_breakout.tf.__version__,
         "keras": train_breakout.keras.__version__,
         "date": date.today().isoformat(),
     }
