@@ -32,13 +32,13 @@ import cv2
 import gymnasium as gym
 import keras
 import numpy as np
-import tensorflow as tf
 
 from checkpoint import UsageError, resumed_config, say, warn
 from train_breakout import (
     ArgumentParser,
     Config,
     make_greedy_action,
+    make_q_values,
     require_screen,
     use_memory_as_needed,
 )
@@ -342,15 +342,9 @@ def draw(moment, names, q_values=None, scale=2):
     return np.hstack([picture, SHADES[panel]])
 
 
-def make_q_values(model):
-    """Returns a function from a state to the Q-values of its actions, float32 `(actions,)`."""
-    q_values = tf.function(lambda state: model(state[None])[0], autograph=False)
-    return lambda state: q_values(np.asarray(state)).numpy()
-
-
 def film(moments, names, model=None, scale=2, seconds=None):
     """Draws a game, or its first `seconds`: yields a picture an agent step, as `draw` does."""
-    q_values = make_q_values(model) if model is not None else None
+    q_values = make_q_values(model, Config()) if model is not None else None
     steps = None if seconds is None else max(1, round(seconds * STEPS_PER_SECOND))
     for moment in itertools.islice(moments, steps):
         asked = q_values is not None and moment.state is not None

@@ -318,26 +318,33 @@ def epsilon_at(frame_count, config):
     return max(config.epsilon_min, epsilon)
 
 
-def make_greedy_action(model, config):
-    """Returns a function from one state to the action (int) with the largest Q-value."""
+def make_q_values(model, config):
+    """Returns a function from one state to its Q-values, a float32 array `(actions,)`.
+
+    Called with a state of another dtype than the model's input, it raises TypeError.
+    """
 
     # A single state is so little work that its cost is that of launching operations. On a
     # CPU, XLA's one fused program and a signature fixed beforehand together halve it.
-    on_gpu = bool(tf.config.list_physical_devices("GPU"))
-
-    @tf.function(jit_compile=config.jit_compile or not on_gpu, autograph=False)
-    def greedy_action(state):
-        return tf.argmax(model(state[None])[0])
+    @tf.function(jit_compile=config.jit_compile or device_name() == "CPU", autograph=False)
+    def q_values(state):
+        return model(state[None])[0]
 
     states = model.inputs[0]
-    compiled = greedy_action.get_concrete_function(tf.TensorSpec(states.shape[1:], states.dtype))
+    compiled = q_values.get_concrete_function(tf.TensorSpec(states.shape[1:], states.dtype))
 
-    def act(state):
+    def of(state):
         state = np.asarray(state)
         require_dtype(state, model)
-        return int(compiled(tf.constant(state)))
+        return compiled(tf.constant(state)).numpy()
 
-    return act
+    return of
+
+
+def make_greedy_action(model, config):
+    """Returns a function from one state to the action (int) with the largest Q-value."""
+    q_values = make_q_values(model, config)
+    return lambda state: int(np.argmax(q_values(state)))
 
 
 # --------------------------------------------------------------------------------------

@@ -26,7 +26,9 @@ from train_breakout import (  # before Keras, for which it chooses the backend
     Config,
     ReplayBuffer,
     UsageError,
+    device_name,
     make_greedy_action,
+    make_q_values,
     make_train_step,
     require_screen,
     say,
@@ -86,9 +88,8 @@ def create_model():
     )
 
 
-def make_boltzmann_action(model, rng):
+def make_boltzmann_action(q_values, rng):
     """Returns a function that draws an action: the larger its Q-value, the more often."""
-    q_values = tf.function(lambda state: model(state[None])[0], autograph=False)
 
     def boltzmann_action(state):
         q = np.asarray(q_values(state), np.float64) / TEMPERATURE
@@ -109,14 +110,19 @@ def make_learn(model, model_target, config):
     optimizer.build(model.trainable_variables)
     train_step = make_train_step(model, model_target, optimizer, config)
 
-    @tf.function(autograph=False)
+    # The network is so small that the time goes into launching operations. XLA's one fused
+    # program (on a CPU) and a signature fixed beforehand take a third off an update.
+    @tf.function(jit_compile=device_name() == "CPU", autograph=False)
     def learn(*batch):
         train_step(*batch)
         # A soft update: instead of a copy now and then, a little of the way each step.
         for target, online in zip(model_target.variables, model.variables, strict=True):
             target.assign_add(SOFT_UPDATE * (online - target))
 
-    return learn
+    states, numbers = tf.TensorSpec((config.batch_size, 4)), tf.TensorSpec(config.batch_size)
+    actions = tf.TensorSpec(config.batch_size, tf.int32)
+    compiled = learn.get_concrete_function(states, actions, numbers, states, numbers)
+    return lambda *batch: compiled(*map(tf.constant, batch))
 
 
 def train(model, env, config, rng):
@@ -124,7 +130,7 @@ def train(model, env, config, rng):
     model_target = create_model()
     model_target.set_weights(model.get_weights())
     learn = make_learn(model, model_target, config)
-    boltzmann_action = make_boltzmann_action(model, rng)
+    boltzmann_action = make_boltzmann_action(make_q_values(model, config), rng)
     replay = ReplayBuffer(config.max_memory_length)
     state, _ = env.reset(seed=config.seed)
     reward_sum = 0.0
@@ -140,8 +146,7 @@ def train(model, env, config, rng):
             state = state_next
             reward_sum += reward
             if step % config.update_after_actions == 0 and len(replay) > config.batch_size:
-                batch = replay.sample(config.batch_size, rng)
-                learn(*map(tf.constant, batch))  # quicker than from arrays
+                learn(*replay.sample(config.batch_size, rng))
             if terminated or truncated:
                 rewards.append(reward_sum)
                 reward_sum = 0.0

@@ -13,9 +13,6 @@ import pytest
 
 from examples import cartpole
 
-# isort: split
-import tensorflow as tf
-
 ROOT = Path(__file__).resolve().parents[1]
 OUR_OWN = ("PYTHONPATH", "KERAS_HOME", "TF_CPP_MIN_LOG_LEVEL")  # of the environment
 
@@ -156,7 +153,7 @@ def test_rendering_shows_it_before_and_after(tmp_path, monkeypatch, capsys):
 def test_boltzmann_policy_draws_by_q_value():
     def share_of_first(q_values, draws):
         action = cartpole.make_boltzmann_action(
-            lambda states: tf.constant([q_values]), np.random.default_rng(0)
+            lambda state: np.array(q_values, np.float32), np.random.default_rng(0)
         )
         state = np.zeros(4, np.float32)
         return np.mean([action(state) == 0 for _ in range(draws)])

@@ -191,6 +191,18 @@ def test_float_frames_are_refused_instead_of_truncated():
         train_breakout.make_greedy_action(model, config)(batch[0][0])
 
 
+def test_q_values_are_those_of_the_network_as_it_is_now():
+    model = create_q_model(num_actions=4)
+    q_values = train_breakout.make_q_values(model, Config())
+    states = random_states(np.random.default_rng(0), 3)
+    for bias in (np.zeros(4), np.arange(4.0)):
+        model.layers[-1].bias.assign(bias)
+        for state, expected in zip(states, model(states).numpy(), strict=True):
+            found = q_values(state)
+            assert found.dtype == np.float32
+            np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-6)
+
+
 def test_the_greedy_action_is_the_one_of_the_largest_q_value():
     model = create_q_model(num_actions=6)
     greedy_action = train_breakout.make_greedy_action(model, Config())
