@@ -18,6 +18,7 @@ plain NumPy arrays, read without pickle.
 """
 
 import base64
+import contextlib
 import csv
 import dataclasses
 import fcntl
@@ -392,24 +393,23 @@ def sync_folder(folder):
         os.close(descriptor)
 
 
-def write_atomically(path, text):
-    """Writes text so that `path` is at every moment a whole file."""
+@contextlib.contextmanager
+def replacing(path):
+    """Gives another name to write to: `path` is at every moment a whole file, old or new."""
     new = path.with_name("new-" + path.name)
-    write_file(new, text.encode())
-    os.replace(new, path)
+    try:
+        yield new
+        with open(new, "rb+") as file:
+            os.fsync(file.fileno())
+        os.replace(new, path)
+    finally:
+        new.unlink(missing_ok=True)  # give a full disk its space back
 
 
 def save_model(model, path):
     """Saves a Keras model so that `path` is at every moment a whole model."""
-    new = path.with_name("new-" + path.name)
-    try:
+    with replacing(path) as new:
         model.save(new)
-        with open(new, "rb+") as file:
-            os.fsync(file.fileno())
-        os.replace(new, path)
-    except OSError:
-        new.unlink(missing_ok=True)  # give a full disk its space back
-        raise
 
 
 def _digest(data):
@@ -677,7 +677,8 @@ class Run:
         settings = dataclasses.asdict(self.config)
         del settings["run_dir"]  # a run folder may be moved
         content = {"format": FORMAT, "settings": settings, "sessions": [*sessions, session]}
-        write_atomically(path, json.dumps(content, indent=2) + "\n")
+        with replacing(path) as new:
+            new.write_text(json.dumps(content, indent=2) + "\n")
 
     def start(self, learner):
         """Begins the run at frame 0, or where its checkpoint left it."""

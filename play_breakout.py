@@ -15,7 +15,6 @@ thirty are played: the one to be filmed is played again, and runs exactly as it 
 """
 
 import json
-import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,7 +32,7 @@ import gymnasium as gym
 import keras
 import numpy as np
 
-from checkpoint import UsageError, resumed_config, say, warn
+from checkpoint import UsageError, replacing, resumed_config, say, warn
 from train_breakout import (
     ArgumentParser,
     Config,
@@ -370,13 +369,8 @@ def write_video(path, pictures):
         OSError: the file cannot be written.
     """
     write = {".gif": write_gif, ".mp4": write_mp4}[path.suffix.lower()]
-    new = path.with_name("new-" + path.name)
-    try:
-        count = write(new, pictures)
-        os.replace(new, path)
-    finally:
-        new.unlink(missing_ok=True)
-    return count
+    with replacing(path) as new:
+        return write(new, pictures)
 
 
 def write_mp4(path, pictures):
