@@ -8,9 +8,10 @@ the screen: not where the ball is, nor what a paddle is, nor that missing the ba
 It has to find all of this out by trying.
 
 Q-values. Q(s, a) is the return to expect after action a in state s: the rewards to come,
-each discounted by `gamma` a step, if one acts well from then on. Who knows Q acts well by
-taking the action of the largest Q. And Q can be learned from single steps, because its
-values must agree from one step to the next (Bellman's equation, for one observed step):
+each discounted by `gamma` a step, if one acts well from then on. An agent that knows Q acts
+well by taking the action of the largest Q. And Q can be learned from single steps, because
+on average its values must agree from one step to the next (Bellman's equation, for one
+observed step):
 
     Q(s, a) = reward + gamma * max over a' of Q(next state, a')
 
@@ -333,12 +334,12 @@ def make_q_values(model, config):
     states = model.inputs[0]
     compiled = q_values.get_concrete_function(tf.TensorSpec(states.shape[1:], states.dtype))
 
-    def of(state):
+    def q_values_of(state):
         state = np.asarray(state)
         require_dtype(state, model)
         return compiled(tf.constant(state)).numpy()
 
-    return of
+    return q_values_of
 
 
 def make_greedy_action(model, config):
@@ -362,8 +363,8 @@ def make_train_step(model, model_target, optimizer, config):
     Returns:
         `train_step(states, actions, rewards, next_states, dones)`, called with what
         `ReplayBuffer.sample` returns, which makes one update and returns the loss as a
-        scalar tensor. Nobody waits for that loss on a GPU until it is read. It raises
-        TypeError if the states are not of the dtype of the model's input.
+        scalar tensor. On a GPU the call returns before the update is done; reading the
+        loss waits for it. TypeError: the states are not of the dtype of the model's input.
     """
     if config.huber_delta is None:
         loss_function = keras.losses.MeanSquaredError()
@@ -420,8 +421,8 @@ class Progress:
     episode_rewards: deque = field(default_factory=lambda: deque(maxlen=100))
     game_scores: deque = field(default_factory=lambda: deque(maxlen=100))
     state: object = None  # what the agent sees now
-    loss: object = None  # of the last update; reading it makes a GPU's work be waited for
-    batch_states: object = None  # the states of the last update
+    loss: object = None  # of the last update; who reads it waits until the GPU has computed it
+    batch_states: object = None  # of the last update, for the log line's mean max Q
 
     @property
     def game_score(self):
@@ -435,6 +436,8 @@ class Progress:
         self.episode_reward, self.episode_steps = 0.0, 0
 
     def note_finished_game(self, info):
+        # Gymnasium calls it an episode. It counts below the wrapper that ends one at each
+        # life, so to it an episode is a whole game.
         if "episode" in info:
             self.game_scores.append(float(info["episode"]["r"]))
             self.game_count += 1
@@ -487,13 +490,14 @@ def train(config, resume=False):
         progress = Progress()
         progress.state, _ = env.reset(seed=config.seed)
         say(describe(config, run.folder))
+        # Resumed, a run takes all of the above from its checkpoint.
         run.start(Learner(env, model, model_target, optimizer, replay, rng, progress))
 
         def solved():
             return progress.episode_count > 0 and progress.running_reward > config.solved_reward
 
         def ended():
-            out_of_frames = progress.frame_count >= config.max_frames > 0
+            out_of_frames = progress.frame_count >= config.max_frames > 0  # 0: no limit
             return solved() or out_of_frames or run.stop_signal is not None
 
         while not ended():
@@ -516,13 +520,15 @@ def train(config, resume=False):
             progress.episode_reward += reward
             progress.episode_steps += 1
 
-            # Learn from a random batch of what is remembered.
+            # Learn from a random batch of what is remembered, and only at every fourth frame,
+            # since successive frames add little.
             if frame_count % config.update_after_actions == 0 and len(replay) > config.batch_size:
                 batch = replay.sample(config.batch_size, rng)
                 progress.loss = train_step(*batch)
                 progress.batch_states = batch[0]
 
-            # Now and then the target network becomes a copy of the online one.
+            # Now and then the target network becomes a copy of the online one, and the log
+            # says how it goes.
             if frame_count % config.update_target_network == 0:
                 model_target.set_weights(model.get_weights())
                 run.log(epsilon, mean_max_q(model, progress.batch_states))
@@ -538,7 +544,7 @@ def train(config, resume=False):
                 progress.state, info = env.reset()
                 progress.note_finished_game(info)  # a game can end inside a reset
 
-            run.end_frame()
+            run.end_frame()  # a checkpoint, if one is due
 
         run.finish()
     return Result(

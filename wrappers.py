@@ -263,6 +263,7 @@ def make_atari(env_id, render_mode=None):
             "such as BreakoutNoFrameskip-v4."
         )
     try:
+        # "ram" is the cheapest: screens come from MaxAndSkipEnv, which fetches only those it shows.
         env = gym.make(env_id, obs_type="ram", render_mode=render_mode, disable_env_checker=True)
     except (gym.error.Error, ModuleNotFoundError) as error:
         raise ValueError(

@@ -47,8 +47,8 @@ CONFIG = Config(
     learning_rate=0.001,
     clipnorm=None,
     # The squared error. Q-values reach 100 here, yet Huber's gradient stops growing at an
-    # error of 1, so the rare falls are outvoted: trained with 1.0 (seeds 1 and 2), the network
-    # still expected 150 and 120 of the pushes that ended an episode, and with None 4 (seed 1).
+    # error of 1, so the rare falls are outvoted. A push that ends an episode is worth 1: trained
+    # with 1.0 the network expected 150 and 120 of those (seeds 1 and 2), with None 4 (seed 1).
     huber_delta=None,
     terminal_value=None,  # the reward itself: a fall is worth 1, the last step's score
 )
@@ -69,7 +69,7 @@ def make_env(render=None):
         try:
             env.reset()  # opens the window
         except gym.error.DependencyNotInstalled:
-            raise UsageError("--render human needs pygame: pip install pygame") from None
+            raise UsageError("--render human needs pygame: pip install pygame-ce") from None
         except RuntimeError as error:
             raise UsageError(f"There is no window for --render human: {error}.") from None
     return env

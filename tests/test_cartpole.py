@@ -125,7 +125,7 @@ def test_weights_that_cannot_be_written_are_noticed_before_training(tmp_path, mo
 def test_without_pygame_rendering_says_what_to_install(monkeypatch, capsys):
     monkeypatch.setenv("SDL_VIDEODRIVER", "dummy")
     monkeypatch.setitem(sys.modules, "pygame", None)  # as if it were not installed
-    assert "pip install pygame" in one_sentence(["--render", "human"], capsys)
+    assert "pip install pygame-ce" in one_sentence(["--render", "human"], capsys)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems need no DISPLAY")
