@@ -21,6 +21,7 @@ import base64
 import contextlib
 import csv
 import dataclasses
+import errno
 import fcntl
 import hashlib
 import io
@@ -34,6 +35,7 @@ import signal
 import sys
 import threading
 import time
+import zipfile
 import zlib
 from datetime import datetime
 from pathlib import Path
@@ -52,8 +54,12 @@ SEGMENT = 5_000  # transitions in one file of the replay; 35 MB of frames at a t
 SNAPSHOTS = (0, 250_000)  # and every million
 CHECKPOINTS_KEPT = 2
 # A checkpoint waits for at least this many times the seconds that the last one took.
-# It bounds the cost at 2 % of the run, however large the replay and slow the disk.
+# It bounds the cost at 2 % of the run, for large replays and slow disks.
 CHECKPOINT_REST = 50
+# But no longer than this: one that took long may have been held up, by a suspended laptop say.
+LONGEST_REST = 1_800.0  # seconds
+# Closing a terminal, and some programs that end others, send a signal twice at once.
+SAME_SIGNAL = 0.5  # seconds in which a signal is not yet the second one
 
 CSV_COLUMNS = (
     "frame_count",
@@ -86,8 +92,10 @@ def say(text, end="\n", stream="stdout"):
     """Prints and flushes; a closed terminal or pipe does not end a run."""
     try:
         print(text, end=end, file=getattr(sys, stream), flush=True)
-    except (OSError, ValueError):
-        setattr(sys, stream, open(os.devnull, "w"))  # noqa: SIM115
+    except (OSError, ValueError) as error:
+        # A full disk under a redirected stream may be freed again.
+        if getattr(error, "errno", None) != errno.ENOSPC:
+            setattr(sys, stream, open(os.devnull, "w"))  # noqa: SIM115
 
 
 def warn(text):
@@ -107,13 +115,25 @@ def holds_run(folder):
     )
 
 
+def cannot_be_written(folder, error):
+    """Returns the UsageError for a run folder that cannot be used."""
+    return UsageError(
+        f"The run folder {folder} cannot be written ({error.strerror}): "
+        "give another one with --run-dir."
+    )
+
+
 def new_run_folder(config):
     """Returns the path of the run's folder: the one asked for, or a new one under `runs/`."""
     if config.run_dir:
         folder = Path(config.run_dir)
-        if folder.exists() and not folder.is_dir():
+        try:
+            is_file, is_taken = folder.exists() and not folder.is_dir(), holds_run(folder)
+        except OSError as error:
+            raise cannot_be_written(folder, error) from None
+        if is_file:
             raise UsageError(f"{folder} is a file: give a folder with --run-dir.")
-        if holds_run(folder):
+        if is_taken:
             raise UsageError(
                 f"{folder} already holds a run: continue it with --resume, "
                 "or give another folder with --run-dir."
@@ -618,6 +638,8 @@ class Run:
         self.folder = Path(config.run_dir) if resume else new_run_folder(config)
         self.stop_signal = None
         self.unsaved = {}
+        self._waiting = {}  # models that could not be saved: name to weights
+        self._clip_q_values = None
         self._handlers = {}
         self._lock = None
         self._bar = None
@@ -628,17 +650,19 @@ class Run:
             (self.folder / "checkpoints").mkdir(exist_ok=True)
             self._lock = open(self.folder / ".lock", "w")
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            # Also a trial of whether the folder can be written.
-            self._write_config()
+            if not self.resume:  # also a trial of whether there is room in the folder
+                self._write_config()
         except BlockingIOError:
             self._lock.close()
             raise UsageError(
                 f"{self.folder} is in use by another process: stop that one first."
             ) from None
         except OSError as error:
+            if not self.resume:
+                raise cannot_be_written(self.folder, error) from None
             raise UsageError(
-                f"The run folder {self.folder} cannot be written ({error.strerror}): "
-                "give another one with --run-dir."
+                f"The run in {self.folder} cannot go on, since its folder cannot be written "
+                f"({error.strerror}): make it writable first."
             ) from None
         self._catch_signals()
         return self
@@ -659,9 +683,12 @@ class Run:
                 self._handlers[signum] = signal.signal(signum, self._on_signal)
 
     def _on_signal(self, signum, frame):
-        self.stop_signal = signum
-        for caught in self._handlers:  # the second signal ends the process at once
-            signal.signal(caught, signal.SIG_DFL)
+        now = time.monotonic()
+        if self.stop_signal is None:
+            self.stop_signal, self._signal_time = signum, now
+        elif signum != signal.SIGHUP and now - self._signal_time > SAME_SIGNAL:
+            signal.signal(signum, signal.SIG_DFL)  # the second one ends the process at once
+            os.kill(os.getpid(), signum)
 
     def _write_config(self):
         """Writes the settings, and adds this start to the earlier ones."""
@@ -699,7 +726,9 @@ class Run:
                 "random_games": 0,
                 "wall_seconds": 0.0,
             }
-        self.best_score = record["best_score"]
+        if self.resume:  # not before it is known that the run can go on
+            self._try("config.json", self._write_config)
+        self.best_score = self._best_saved = record["best_score"]
         self.random_games = record["random_games"]
         self._try("log.txt", lambda: self.log_file.restore(record["log"]))
         self._try("progress.csv", lambda: self.csv_file.restore(record["csv"]))
@@ -778,9 +807,8 @@ class Run:
             and progress.game_count - self.random_games >= 100
             and (self.best_score is None or score > self.best_score)
         ):
+            self.best_score = score
             self._save_model("best.keras")
-            if "best.keras" not in self.unsaved:
-                self.best_score = score
 
     def end_frame(self):
         """Does what is due between two frames: snapshot, checkpoint, progress bar.
@@ -806,11 +834,15 @@ class Run:
         """Saves everything that the run needs to go on, and the model; warns if it can't."""
         started = time.monotonic()
         self._check_health()
+        if "config.json" in self.unsaved:
+            self._try("config.json", self._write_config)
+        for name, weights in list(self._waiting.items()):
+            self._save_model(name, weights)
         if has_emulator(self.learner.env):
             record = {
                 "log": self.log_file.lines,
                 "csv": self.csv_file.lines,
-                "best_score": self.best_score,
+                "best_score": self._best_saved,
                 "random_games": self.random_games,
                 "wall_seconds": self._wall_seconds(),
             }
@@ -821,11 +853,15 @@ class Run:
         self._try("progress.csv", self.csv_file.retry)
         self._plan_checkpoint(time.monotonic() - started)
 
-    def finish(self):
-        """Saves the run at its end, and says where it is and how to go on."""
+    def finish(self, complete):
+        """Saves the run at its end, and says where it is and how to go on.
+
+        Args:
+            complete: whether the run ended by itself, solved or at its last frame.
+        """
         self._clear_bar()
         frame_count = self.learner.progress.frame_count
-        if frame_count == self._first_frame and self.stop_signal is None:
+        if frame_count == self._first_frame and complete:
             say(f"The run in {self.folder} is finished, at frame {frame_count}.")
             if not self._model_is_saved():  # it was killed just before, or the disk was full
                 self._save_model("model.keras")
@@ -833,13 +869,24 @@ class Run:
         self.checkpoint()
         if "model.keras" not in self.unsaved:
             say(f"The model is saved in {self.folder / 'model.keras'}.")
-        if self.stop_signal is not None:
-            say(
-                f"Stopped at frame {frame_count}. Go on with: "
-                f"python train_breakout.py --resume --run-dir {shlex.quote(str(self.folder))}"
-            )
+        if not complete:
+            self._say_how_to_go_on()
         for what, why in self.unsaved.items():
             warn(f"Not saved: {what} ({why}).")
+
+    def _say_how_to_go_on(self):
+        stopped = f"Stopped at frame {self.learner.progress.frame_count}."
+        try:
+            saved = [int(path.name) for path in _checkpoints(self.folder / "checkpoints")]
+        except OSError:
+            saved = []
+        command = f"python train_breakout.py --resume --run-dir {shlex.quote(str(self.folder))}"
+        if not saved:
+            say(f"{stopped} There is no checkpoint to go on from.")
+        elif saved[0] == self.learner.progress.frame_count:
+            say(f"{stopped} Go on with: {command}")
+        else:
+            say(f"{stopped} Go on from frame {saved[0]} with: {command}")
 
     # ----------------------------------------------------------------------------------
 
@@ -847,7 +894,8 @@ class Run:
         return self._wall_seconds_before + time.monotonic() - self._started
 
     def _plan_checkpoint(self, seconds_taken):
-        rest = max(60 * self.config.checkpoint_minutes, CHECKPOINT_REST * seconds_taken)
+        rest = min(CHECKPOINT_REST * seconds_taken, LONGEST_REST)
+        rest = max(60 * self.config.checkpoint_minutes, rest)
         self._checkpoint_time = time.monotonic() + rest
 
     def _check_health(self):
@@ -865,7 +913,10 @@ class Run:
             )
 
     def _try(self, what, write):
-        """Calls `write`; a full disk or unwritable folder is a warning, not the end."""
+        """Calls `write`; a full disk or unwritable folder is a warning, not the end.
+
+        Returns whether that went well.
+        """
         try:
             write()
         except OSError as error:
@@ -874,31 +925,50 @@ class Run:
                 self._clear_bar()
                 warn(f"Warning: {what} could not be saved ({why}); training goes on.")
             self.unsaved[what] = why
-        else:
-            self.unsaved.pop(what, None)
+            return False
+        self.unsaved.pop(what, None)
+        return True
 
-    def _save_model(self, name):
-        self._try(name, lambda: save_model(self.learner.model, self.folder / name))
+    def _save_model(self, name, weights=None):
+        """Saves the network, or one of those `weights`."""
+        model = self.learner.model
+        if weights is not None:
+            model = keras.models.clone_model(model)
+            model.set_weights(weights)
+        if self._try(name, lambda: save_model(model, self.folder / name)):
+            self._waiting.pop(name, None)
+            if name == "best.keras":
+                self._best_saved = self.best_score
+        elif name != "model.keras":  # every checkpoint saves that one anyway
+            self._waiting[name] = model.get_weights()
 
     def _model_is_saved(self):
+        path, saved = self.folder / "model.keras", keras.models.clone_model(self.learner.model)
         try:
-            saved = keras.saving.load_model(self.folder / "model.keras", compile=False)
-            weights = zip(saved.get_weights(), self.learner.model.get_weights(), strict=True)
-            return all(np.array_equal(old, new) for old, new in weights)
-        except (OSError, ValueError):
+            with zipfile.ZipFile(path) as file:
+                if file.testzip() is not None:
+                    return False
+            saved.load_weights(path)  # runs nothing that the file contains
+        except Exception:  # Keras raises errors of many kinds for a damaged file
             return False
+        weights = zip(saved.get_weights(), self.learner.model.get_weights(), strict=True)
+        return all(np.array_equal(old, new) for old, new in weights)
 
     def _snapshot(self):
         self._save_model(f"snapshots/{self.learner.progress.frame_count:09d}.keras")
 
     def _film(self):
-        from play_breakout import write_clip  # not above: it imports the trainer
+        # Not above: both import this module.
+        from play_breakout import write_clip
+        from train_breakout import make_q_values
 
+        if self._clip_q_values is None:  # compiled once: each time would take memory for good
+            self._clip_q_values = make_q_values(self.learner.model, self.config)
         path = self.folder / "clips" / f"{self.learner.progress.frame_count:09d}.gif"
 
         def write():
             path.parent.mkdir(exist_ok=True)
-            write_clip(path, self.learner.model, self.config.env_id)
+            write_clip(path, self._clip_q_values, self.config.env_id)
 
         self._try(f"clips/{path.name}", write)
 

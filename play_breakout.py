@@ -36,7 +36,6 @@ from checkpoint import UsageError, replacing, resumed_config, say, warn
 from train_breakout import (
     ArgumentParser,
     Config,
-    make_greedy_action,
     make_q_values,
     require_screen,
     use_memory_as_needed,
@@ -341,9 +340,13 @@ def draw(moment, names, q_values=None, scale=2):
     return np.hstack([picture, SHADES[panel]])
 
 
-def film(moments, names, model=None, scale=2, seconds=None):
+def greedy_policy(q_values):
+    """Returns a function from a state to the action with the largest Q-value."""
+    return lambda state: int(np.argmax(q_values(state)))
+
+
+def film(moments, names, q_values=None, scale=2, seconds=None):
     """Draws a game, or its first `seconds`: yields a picture an agent step, as `draw` does."""
-    q_values = make_q_values(model, Config()) if model is not None else None
     steps = None if seconds is None else max(1, round(seconds * STEPS_PER_SECOND))
     for moment in itertools.islice(moments, steps):
         asked = q_values is not None and moment.state is not None
@@ -464,15 +467,15 @@ KEEP_AND_TRANSPARENT = 0b101
 REPEAT_FOR_EVER = b"\x21\xff\x0bNETSCAPE2.0\x03\x01\x00\x00\x00"
 
 
-def write_clip(path, model, env_id, seconds=20.0, scale=1, seed=0):
-    """Films the start of a game that `model` plays greedily, each life served as in training.
+def write_clip(path, q_values, env_id, seconds=20.0, scale=1, seed=0):
+    """Films the start of a game that is played greedily, each life served as in training.
 
     Nothing of a training run is touched: the game is an emulator of its own, chance comes
     from a generator of its own, and the network is only read.
 
     Args:
         path: pathlib.Path ending in .gif or .mp4.
-        model: the network, from uint8 `(batch, 84, 84, 4)` to Q-values.
+        q_values: function from a state to the Q-values of its actions.
         env_id: the game, a NoFrameskip id.
         seconds: the length of the clip, at most.
         scale: the size of a pixel of the game.
@@ -482,10 +485,9 @@ def write_clip(path, model, env_id, seconds=20.0, scale=1, seed=0):
         OSError: the file cannot be written.
     """
     env, game = make_game(env_id)
-    policy = make_greedy_action(model, Config(env_id=env_id))
-    moments = play_game(env, game, policy, 0.0, seed, 1)
+    moments = play_game(env, game, greedy_policy(q_values), 0.0, seed, 1)
     names = env.unwrapped.get_action_meanings()
-    write_video(path, film(moments, names, model, scale, seconds))
+    write_video(path, film(moments, names, q_values, scale, seconds))
     env.close()
 
 
@@ -673,11 +675,12 @@ def run(args):
         raise UsageError(f"The run in {args.path} plays {env_id}: leave out --env-id.")
     env_id = env_id or args.env_id or BREAKOUT
     env, game = make_game(env_id, args.auto_fire, render_mode=args.render)
-    model = policy = None
+    q_values = policy = None
     epsilon = 1.0
     if not args.random:
         model = load_q_model(model_path, int(env.action_space.n))
-        policy = make_greedy_action(model, Config(env_id=env_id))
+        q_values = make_q_values(model, Config(env_id=env_id))
+        policy = greedy_policy(q_values)
         epsilon = 0.05 if args.epsilon is None else args.epsilon
     protocol = {
         "env_id": env_id,
@@ -713,7 +716,7 @@ def run(args):
             env, game = make_game(env_id, args.auto_fire)
             moments = play_game(env, game, policy, epsilon, args.seed, number)
             names = env.unwrapped.get_action_meanings()
-            pictures = film(moments, names, model, args.video_scale, args.video_seconds)
+            pictures = film(moments, names, q_values, args.video_scale, args.video_seconds)
             count = write_video(path, pictures)
             say(
                 f"game {number} is in {path}: {count / STEPS_PER_SECOND:.1f} s, "

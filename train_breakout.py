@@ -496,11 +496,10 @@ def train(config, resume=False):
         def solved():
             return progress.episode_count > 0 and progress.running_reward > config.solved_reward
 
-        def ended():
-            out_of_frames = progress.frame_count >= config.max_frames > 0  # 0: no limit
-            return solved() or out_of_frames or run.stop_signal is not None
+        def complete():
+            return solved() or progress.frame_count >= config.max_frames > 0  # 0: no limit
 
-        while not ended():
+        while not complete() and run.stop_signal is None:
             progress.frame_count += 1
             frame_count = progress.frame_count
 
@@ -546,7 +545,7 @@ def train(config, resume=False):
 
             run.end_frame()  # a checkpoint, if one is due
 
-        run.finish()
+        run.finish(complete())
     return Result(
         model=model,
         run_dir=run.folder,
@@ -556,7 +555,7 @@ def train(config, resume=False):
         running_reward=progress.running_reward,
         game_score=progress.game_score,
         solved=solved(),
-        stop_signal=run.stop_signal,
+        stop_signal=None if complete() else run.stop_signal,
         unsaved=tuple(run.unsaved),
     )
 

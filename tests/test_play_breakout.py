@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import train_breakout  # noqa: F401  before Keras, whose backend it sets
-from train_breakout import Config, create_q_model, keras, make_greedy_action, train
+from train_breakout import Config, create_q_model, keras, make_q_values, train
 
 # isort: split
 import checkpoint
@@ -323,9 +323,9 @@ def model():
 def test_the_q_values_shown_are_those_of_the_state_shown(model, monkeypatch):
     monkeypatch.setattr(pb, "draw", lambda moment, names, q_values, scale: (moment, q_values))
     env, game = pb.make_game(pb.BREAKOUT)
-    policy = make_greedy_action(model, Config())
-    moments = pb.play_game(env, game, policy, 0.3, 7, 1)
-    shown = list(pb.film(moments, NAMES, model, seconds=4))
+    asked = make_q_values(model, Config())
+    moments = pb.play_game(env, game, pb.greedy_policy(asked), 0.3, 7, 1)
+    shown = list(pb.film(moments, NAMES, asked, seconds=4))
     assert len(shown) == 60
     for moment, q_values in shown:
         assert (q_values is None) == (moment.state is None)
@@ -452,7 +452,8 @@ def test_clips_do_not_disturb_a_run(short_run, tmp_path, monkeypatch):
         progress = run.learner.progress
         if progress.frame_count in (40, 80):
             clips.append(tmp_path / f"{progress.frame_count}.gif")
-            pb.write_clip(clips[-1], run.learner.model, run.config.env_id, seconds=1)
+            q_values = make_q_values(run.learner.model, run.config)
+            pb.write_clip(clips[-1], q_values, run.config.env_id, seconds=1)
         end_frame(run)
 
     monkeypatch.setattr(checkpoint.Run, "end_frame", film_and_end_frame)
@@ -462,6 +463,15 @@ def test_clips_do_not_disturb_a_run(short_run, tmp_path, monkeypatch):
     assert clips[0].read_bytes() != clips[1].read_bytes()  # the agent has changed
     for ours, theirs in zip(result.model.get_weights(), short_run[1], strict=True):
         np.testing.assert_array_equal(ours, theirs)
+
+
+def test_a_run_compiles_its_clips_policy_once(tmp_path, monkeypatch):
+    """Each time would take memory that is never given back."""
+    used = []
+    monkeypatch.setattr(pb, "write_clip", lambda path, q_values, env_id: used.append(q_values))
+    train(Config(run_dir=str(tmp_path / "run"), video_every=25, **SETTINGS))
+    assert len(used) == 4
+    assert len(set(used)) == 1
 
 
 # --------------------------------------------------------------------------------------
