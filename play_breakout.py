@@ -535,9 +535,11 @@ def load_q_model(path, num_actions):
     """
     try:
         model = keras.models.load_model(path, compile=False)
-        takes, gives = model.inputs, model.outputs
-        fits = len(takes) == len(gives) == 1
-        fits = fits and tuple(takes[0].shape) == (None, 84, 84, 4) and takes[0].dtype == "uint8"
+        takes = model.inputs
+        fits = len(takes) == 1 and takes[0].dtype == "uint8"
+        fits = fits and tuple(takes[0].shape) == (None, 84, 84, 4)
+        # One call shows more than what the model says of its output.
+        values = np.asarray(model(np.zeros((3, 84, 84, 4), np.uint8))) if fits else None
     except Exception as error:  # damage shows in any of many ways
         reason = (str(error).strip() or type(error).__name__).splitlines()[0][:120].rstrip(".:")
         raise UsageError(f"{path} is not a Keras model that can be loaded ({reason}).") from None
@@ -546,11 +548,15 @@ def load_q_model(path, num_actions):
         raise UsageError(
             f"{path} is a model of another kind: it takes {described}, not uint8 (None, 84, 84, 4)."
         )
-    if tuple(gives[0].shape) != (None, num_actions):
+    if values.ndim != 2:
+        raise UsageError(f"{path} is a model of another kind: it does not give Q-values alone.")
+    if values.shape[1] != num_actions:
         raise UsageError(
-            f"{path} gives {tuple(gives[0].shape)}, but the game has {num_actions} actions: "
+            f"{path} has {values.shape[1]} Q-values, but the game has {num_actions} actions: "
             "name the game that it was trained on with --env-id."
         )
+    if not np.isfinite(values).all():
+        raise UsageError(f"{path} gives Q-values that are not finite: use an earlier model.")
     return model
 
 

@@ -569,7 +569,10 @@ def test_a_window_needs_a_screen(monkeypatch, capsys):
         (("model.h5",), "no .keras file"),
         (("narrow.keras",), "takes uint8 (None, 84, 84, 1)"),
         (("float.keras",), "takes float32 (None, 84, 84, 4)"),
-        (("six.keras",), "gives (None, 6), but the game has 4 actions"),
+        (("six.keras",), "has 6 Q-values, but the game has 4 actions"),
+        (("pair.keras",), "does not give Q-values alone"),
+        (("named.keras",), "does not give Q-values alone"),
+        (("sick.keras",), "not finite"),
         (("no_run",), "no config.json"),
     ],
 )
@@ -591,6 +594,13 @@ def bad_files(tmp_path_factory, model):
     save("narrow.keras", (84, 84, 1), "uint8", flatten, dense(4))
     save("float.keras", (84, 84, 4), "float32", flatten, dense(4))
     save("six.keras", (84, 84, 4), "uint8", flatten, dense(6))
+    sick = create_q_model(4)
+    sick.layers[-1].bias.assign([np.nan] * 4)
+    sick.save(folder / "sick.keras")
+    screens = keras.Input((84, 84, 4), dtype="uint8")
+    q_values = dense(4)(flatten(screens))
+    keras.Model(screens, [q_values, q_values]).save(folder / "pair.keras")
+    keras.Model(screens, {"q": q_values}).save(folder / "named.keras")
     leave_a_trace = keras.layers.Lambda(
         lambda x: open("executed", "w") and x,  # noqa: SIM115
         output_shape=lambda shape: shape,
