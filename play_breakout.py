@@ -15,6 +15,7 @@ thirty are played: the one to be filmed is played again, and runs exactly as it 
 """
 
 import json
+import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,6 +38,7 @@ from train_breakout import (
     ArgumentParser,
     Config,
     make_q_values,
+    no_window,
     require_screen,
     use_memory_as_needed,
 )
@@ -146,12 +148,15 @@ def make_game(env_id, auto_fire=True, max_emulator_frames=MAX_EMULATOR_FRAMES, r
         `(env, game)`: the environment, and the WholeGame inside it.
 
     Raises:
-        UsageError: `env_id` is no NoFrameskip id of an installed game.
+        UsageError: `env_id` is no NoFrameskip id of an installed game, or the window
+            cannot be opened.
     """
     try:
         game = WholeGame(make_atari(env_id, render_mode), max_emulator_frames)
     except ValueError as error:
         raise UsageError(str(error)) from None
+    except RuntimeError as error:  # from SDL
+        raise no_window(error) from None
     if auto_fire:
         return wrap_deepmind(game, clip_rewards=False, frame_stack=True), game
     return FrameStack(WarpFrame(game), 4), game
@@ -505,8 +510,12 @@ def find_model(path, choice):
     Raises:
         UsageError: there is none.
     """
-    if not path.is_dir():
-        if not path.exists():
+    try:
+        is_folder, is_there = path.is_dir(), path.exists()
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read ({error.strerror}).") from None
+    if not is_folder:
+        if not is_there:
             raise UsageError(f"There is no {path}: give a run folder or a .keras file.")
         if path.suffix != ".keras":
             raise UsageError(f"{path} is no .keras file: give one, or a run folder.")
@@ -629,7 +638,7 @@ def make_parser():
     )
     add(
         "--video-seconds",
-        type=bounded(float, 0, above=True),
+        type=bounded(float, 0, 86_400, above=True),
         metavar="S",
         help="film only the first S seconds of the game",
     )
@@ -649,6 +658,8 @@ def check_arguments(args):
         raise UsageError(f"There is no game {args.game} of {args.episodes}: see --episodes.")
     if args.video is not None and args.video.suffix.lower() not in (".gif", ".mp4"):
         raise UsageError(f"{args.video} must end in .gif or .mp4.")
+    if args.video is not None and args.video == args.json:
+        raise UsageError(f"{args.video} cannot be both the film and the figures.")
     if args.render == "human":
         require_screen()
     # Now rather than after an hour of play.
@@ -659,7 +670,7 @@ def check_arguments(args):
 
 def require_writable(path):
     """Raises UsageError if the file `path` cannot be written, and leaves it as it is."""
-    existed = path.exists()
+    existed = os.path.lexists(path)
     try:
         open(path, "ab").close()
         if not existed:
@@ -679,7 +690,8 @@ def run(args):
     model_path, env_id = (None, None) if args.random else find_model(args.path, args.model)
     if env_id is not None and args.env_id not in (None, env_id):
         raise UsageError(f"The run in {args.path} plays {env_id}: leave out --env-id.")
-    env_id = env_id or args.env_id or BREAKOUT
+    if env_id is None:
+        env_id = BREAKOUT if args.env_id is None else args.env_id
     env, game = make_game(env_id, args.auto_fire, render_mode=args.render)
     q_values = policy = None
     epsilon = 1.0

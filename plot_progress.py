@@ -12,9 +12,9 @@ not load TensorFlow, so it starts at once and leaves a run beside it alone.
 """
 
 import argparse
-import csv
 import json
 import math
+import os
 import sys
 from pathlib import Path
 
@@ -29,6 +29,9 @@ NOT_THE_EXPERIMENT = {
     "video_every",
 }
 COLUMNS = ("game_score", "running_reward", "mean_max_q", "loss", "epsilon")
+
+LARGEST = 1e30  # of any number; what is larger is damage, and cannot be drawn
+LOWEST = 0.1  # point of a logarithmic axis; scores below it, 0 above all, are drawn there
 
 # Scores of whole games in Breakout (Mnih et al. 2015, Extended Data Table 2).
 YARDSTICKS = {"random": 1.7, "human": 31.8, "DQN": 401.2}
@@ -45,16 +48,19 @@ class UsageError(ValueError):
 def read_settings(folder):
     """Returns the settings of a run folder: a dict. Raises UsageError."""
     path = folder / "config.json"
-    if not folder.is_dir():
-        raise UsageError(f"There is no run folder {folder}.")
     try:
+        if not folder.is_dir():
+            raise UsageError(f"There is no run folder {folder}.")
         settings = json.loads(path.read_text())["settings"]
         if not isinstance(settings, dict):
             raise TypeError("no settings in it")
     except FileNotFoundError:
         raise UsageError(f"{folder} is no run folder: there is no config.json.") from None
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        raise UsageError(f"{path} cannot be read ({error}).") from None
+    except UsageError:
+        raise
+    except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
+        why = getattr(error, "strerror", None) or error
+        raise UsageError(f"{path} cannot be read ({why}).") from None
     return settings
 
 
@@ -85,7 +91,7 @@ def read_progress(folder):
     whole_lines = text[: text.rfind("\n") + 1].splitlines()
     if not whole_lines:
         raise UsageError(f"{path} is empty.")
-    header, *rows = csv.reader(whole_lines)
+    header, *rows = (line.split(",") for line in whole_lines)
     if missing := {"frame_count", *COLUMNS} - set(header):
         raise UsageError(f"{path} is damaged: its first line lacks {', '.join(sorted(missing))}.")
     progress = {name: [] for name in ("frame_count", *COLUMNS)}
@@ -94,8 +100,10 @@ def read_progress(folder):
             cells = dict(zip(header, row, strict=True))
             frame_count = int(cells["frame_count"])
             values = [float(cells[name] or "nan") for name in COLUMNS]
-            if any(cells[name] and not math.isfinite(float(cells[name])) for name in COLUMNS):
+            if any(cells[name] and not abs(float(cells[name])) <= LARGEST for name in COLUMNS):
                 raise ValueError("a number is not finite")
+            if not 0 <= frame_count <= LARGEST:
+                raise ValueError("there is no such frame")
             if progress["frame_count"] and frame_count <= progress["frame_count"][-1]:
                 raise ValueError("the frames do not rise")
         except ValueError as error:
@@ -161,7 +169,10 @@ def mean_and_band(group, column):
 
 def draw(groups, labels, pyplot):
     """Draws the learning curve. Returns the matplotlib Figure."""
-    figure = pyplot.figure(figsize=(9, 6.5), layout="constrained")
+    # Two columns in the legend, if the labels are short enough; its rows push nothing together.
+    columns = 2 if max(map(len, labels)) <= 45 else 1
+    height = 6.3 + 0.22 * math.ceil((len(labels) + 2) / columns)
+    figure = pyplot.figure(figsize=(9, height), layout="constrained")
     score, *small = figure.subplot_mosaic(
         [["score"] * 3, ["mean_max_q", "loss", "epsilon"]], height_ratios=(2.4, 1)
     ).values()
@@ -171,7 +182,7 @@ def draw(groups, labels, pyplot):
         # From a random agent's game to DQN's is a factor of 200.
         score.set_yscale("log")
         score.set_ylabel("points (log scale)")
-        ticks = (0.1, 0.3, 1, 3, 10, 30, 100, 300)
+        ticks = (LOWEST, 0.3, 1, 3, 10, 30, 100, 300)
         score.set_yticks(ticks, [f"{tick:g}" for tick in ticks])
         score.minorticks_off()
         for name, value in YARDSTICKS.items():
@@ -187,8 +198,11 @@ def draw(groups, labels, pyplot):
             )
     for i, (group, label) in enumerate(zip(groups, labels, strict=True)):
         colour = f"C{i % 10}"
-        draw_column(score, group, "game_score", colour, label=label)
-        draw_column(score, group, "running_reward", colour, linestyle="--", linewidth=1)
+        label = label.replace("$", r"\$")  # no formula
+        label = f" {label}" if label.startswith("_") else label  # which would hide it
+        floor = LOWEST if score.get_yscale() == "log" else -math.inf
+        draw_column(score, group, "game_score", colour, floor, label=label)
+        draw_column(score, group, "running_reward", colour, floor, linestyle="--", linewidth=1)
         for axes, column in zip(small, COLUMNS[2:], strict=True):
             draw_column(axes, group, column, colour, linewidth=1, alpha=0.8)
 
@@ -196,7 +210,7 @@ def draw(groups, labels, pyplot):
         axes.set_title(title, fontsize="medium")
         axes.grid(alpha=0.25)
     if score.get_yscale() == "log":
-        score.set_ylim(bottom=0.1)
+        score.set_ylim(bottom=LOWEST * 0.95)
     small[-1].set_ylim(0, 1.05)
     for axes in (score, *small):
         axes.set_xlabel("frames (millions)")
@@ -204,12 +218,13 @@ def draw(groups, labels, pyplot):
     # What the two styles of line mean, whatever their colour.
     score.plot([], [], color="0.3", label="game score (whole games, last 100)")
     score.plot([], [], color="0.3", ls="--", lw=1, label="running reward (a life, clipped)")
-    figure.legend(loc="outside upper center", ncols=2, frameon=False, fontsize="medium")
+    figure.legend(loc="outside upper center", ncols=columns, frameon=False, fontsize="medium")
     return figure
 
 
-def draw_column(axes, group, column, colour, **style):
-    frames, mean, low, high = mean_and_band(group, column)
+def draw_column(axes, group, column, colour, floor=-math.inf, **style):
+    frames, *curves = mean_and_band(group, column)
+    mean, low, high = ([max(value, floor) for value in curve] for curve in curves)
     millions = [frame / 1e6 for frame in frames]
     # A run of one row is a point, which a line would not show.
     axes.plot(millions, mean, color=colour, marker="." if len(frames) == 1 else None, **style)
@@ -242,9 +257,12 @@ def plot(folders, output):
     matplotlib.use("Agg")  # no screen is needed
     from matplotlib import pyplot
 
-    runs = []
-    for folder in folders:
-        name = folder.name if [f.name for f in folders].count(folder.name) == 1 else str(folder)
+    runs, paths = [], [Path(os.path.realpath(folder)) for folder in folders]
+    names = [path.name for path in paths]
+    for folder, path in zip(folders, paths, strict=True):
+        if paths.count(path) > 1:
+            raise UsageError(f"{folder} is given more than once: give each run once.")
+        name = path.name if names.count(path.name) == 1 else str(folder)
         runs.append((name, read_settings(folder), read_progress(folder)))
     groups = group_runs(runs)
     for group in groups:
@@ -257,8 +275,8 @@ def plot(folders, output):
     try:
         # With its format, or matplotlib would add one to a name without.
         figure.savefig(output, format=output.suffix[1:] or "png", dpi=120)
-    except (OSError, ValueError) as error:
-        why = getattr(error, "strerror", None) or str(error).split(" (")[0]
+    except (OSError, ValueError, RuntimeError) as error:  # the last one from a missing LaTeX
+        why = getattr(error, "strerror", None) or str(error).split(" (")[0].splitlines()[0]
         raise UsageError(f"{output} cannot be written ({why}): give another --output.") from None
     finally:
         pyplot.close(figure)

@@ -579,6 +579,8 @@ def make_env(config):
         env = make_atari(config.env_id, render_mode=config.render)
     except ValueError as error:
         raise UsageError(str(error)) from None
+    except RuntimeError as error:  # from SDL
+        raise no_window(error) from None
     env = wrap_deepmind(env, frame_stack=True)
     # For whoever edits the line above: Keras would cast other frames silently.
     space = env.observation_space
@@ -591,10 +593,22 @@ def make_env(config):
 
 
 def require_screen():
-    """Raises UsageError if there is no screen to open a window on."""
+    """Prepares for a window. Raises UsageError if there is no screen to open it on."""
+    if sys.platform != "linux":
+        return
     variables = ("DISPLAY", "WAYLAND_DISPLAY", "SDL_VIDEODRIVER")
-    if sys.platform == "linux" and not any(os.environ.get(name) for name in variables):
+    if not any(os.environ.get(name) for name in variables):
         raise UsageError("There is no screen for --render human: set DISPLAY, or give none.")
+    # A screen that cannot be reached is an error, not a reason to draw where nobody looks.
+    os.environ.setdefault("SDL_VIDEODRIVER", "x11,wayland")
+    # Drawn with OpenGL, the window ends the process wherever Mesa's LLVM meets TensorFlow's.
+    os.environ.setdefault("SDL_RENDER_DRIVER", "software")
+    os.environ.setdefault("SDL_FRAMEBUFFER_ACCELERATION", "0")
+
+
+def no_window(error):
+    """Returns the UsageError for a window that could not be opened."""
+    return UsageError(f"There is no window for --render human ({error}): check DISPLAY.")
 
 
 def use_memory_as_needed():

@@ -265,7 +265,7 @@ def make_atari(env_id, render_mode=None):
     try:
         # "ram" is the cheapest: screens come from MaxAndSkipEnv, which fetches only those it shows.
         env = gym.make(env_id, obs_type="ram", render_mode=render_mode, disable_env_checker=True)
-    except (gym.error.Error, ModuleNotFoundError) as error:
+    except (gym.error.Error, ModuleNotFoundError, ValueError) as error:
         raise ValueError(
             f"There is no game {env_id!r}: use an id such as PongNoFrameskip-v4."
         ) from error

@@ -30,6 +30,7 @@ from train_breakout import (  # before Keras, for which it chooses the backend
     make_greedy_action,
     make_q_values,
     make_train_step,
+    no_window,
     require_screen,
     say,
     use_memory_as_needed,
@@ -71,7 +72,7 @@ def make_env(render=None):
         except gym.error.DependencyNotInstalled:
             raise UsageError("--render human needs pygame: pip install pygame-ce") from None
         except RuntimeError as error:
-            raise UsageError(f"There is no window for --render human: {error}.") from None
+            raise no_window(error) from None
     return env
 
 
@@ -214,8 +215,15 @@ def main(argv=None):
         parser.error(f"--steps is {args.steps}, but must be at least 1.")
     use_memory_as_needed()
     # Now rather than after the training.
-    if not os.access(os.curdir, os.W_OK) or os.path.isdir(WEIGHTS):
-        parser.error(f"{WEIGHTS} cannot be written here: change to another folder.")
+    try:
+        existed = os.path.lexists(WEIGHTS)
+        open(WEIGHTS, "ab").close()
+        if not existed:
+            os.remove(WEIGHTS)
+    except OSError as error:
+        parser.error(
+            f"{WEIGHTS} cannot be written here ({error.strerror}): change to another folder."
+        )
     try:
         run(replace(CONFIG, seed=args.seed, max_frames=args.steps), args.render)
     except UsageError as error:

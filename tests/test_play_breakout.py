@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -15,7 +16,6 @@ import train_breakout  # noqa: F401  before Keras, whose backend it sets
 from train_breakout import Config, create_q_model, keras, make_q_values, train
 
 # isort: split
-import checkpoint
 import play_breakout as pb
 from wrappers import WarpFrame
 
@@ -444,22 +444,12 @@ def short_run(tmp_path_factory):
     return folder, result.model.get_weights()
 
 
-def test_clips_do_not_disturb_a_run(short_run, tmp_path, monkeypatch):
-    end_frame = checkpoint.Run.end_frame
-    clips = []
-
-    def film_and_end_frame(run):
-        progress = run.learner.progress
-        if progress.frame_count in (40, 80):
-            clips.append(tmp_path / f"{progress.frame_count}.gif")
-            q_values = make_q_values(run.learner.model, run.config)
-            pb.write_clip(clips[-1], q_values, run.config.env_id, seconds=1)
-        end_frame(run)
-
-    monkeypatch.setattr(checkpoint.Run, "end_frame", film_and_end_frame)
-    result = train(Config(run_dir=str(tmp_path / "run"), **SETTINGS))
+def test_clips_do_not_disturb_a_run(short_run, tmp_path):
+    result = train(Config(run_dir=str(tmp_path), video_every=50, **SETTINGS))
+    clips = sorted((tmp_path / "clips").iterdir())
+    assert [clip.name for clip in clips] == ["000000050.gif", "000000100.gif"]
     for clip in clips:
-        assert len(cv2.imreadanimation(str(clip))[1].frames) == 15
+        assert 15 < len(cv2.imreadanimation(str(clip))[1].frames) <= 20 * 15
     assert clips[0].read_bytes() != clips[1].read_bytes()  # the agent has changed
     for ours, theirs in zip(result.model.get_weights(), short_run[1], strict=True):
         np.testing.assert_array_equal(ours, theirs)
@@ -543,6 +533,41 @@ def test_a_window_needs_a_screen(monkeypatch, capsys):
     assert "no screen" in refusal(capsys, "--random", "--render", "human")
 
 
+@pytest.mark.skipif(not shutil.which("Xvfb"), reason="Xvfb is not installed")
+def test_it_plays_in_a_window(tmp_path):
+    """On a screen of Mesa's, whose LLVM does not get on with TensorFlow's."""
+    command = ["Xvfb", "-displayfd", "1", "-screen", "0", "800x600x24"]
+    theirs = ("SDL_VIDEODRIVER", "SDL_RENDER_DRIVER", "SDL_FRAMEBUFFER_ACCELERATION")
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as screen:
+        try:
+            run = subprocess.run(
+                [sys.executable, pb.__file__, "--random", "--episodes", "1", "--render", "human"],
+                env={k: v for k, v in os.environ.items() if k not in theirs}
+                | {"DISPLAY": f":{screen.stdout.readline().strip()}"},
+                cwd=tmp_path,
+                capture_output=True,
+                text=True,
+            )
+        finally:
+            screen.terminate()
+    assert run.returncode == 0
+    assert "game 1: score" in run.stdout
+
+
+def test_a_screen_that_cannot_be_reached_is_a_sentence(tmp_path):
+    """In a process of its own, as SDL reads the environment once."""
+    run = subprocess.run(
+        [sys.executable, pb.__file__, "--random", "--episodes", "1", "--render", "human"],
+        env=os.environ | {"DISPLAY": ":99", "SDL_VIDEODRIVER": "x11"},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    assert run.returncode == 2
+    sentence = run.stderr.splitlines()[-1]  # a machine without sound says so first
+    assert "There is no window for --render human" in sentence
+
+
 @pytest.mark.parametrize(
     ("words", "part"),
     [
@@ -573,6 +598,12 @@ def test_a_window_needs_a_screen(monkeypatch, capsys):
         (("pair.keras",), "does not give Q-values alone"),
         (("named.keras",), "does not give Q-values alone"),
         (("sick.keras",), "not finite"),
+        (("x" * 300,), "cannot be read"),
+        (("--random", "--json", "x" * 300), "cannot be written"),
+        (("--random", "--json", "a.gif", "--video", "a.gif"), "both the film and the figures"),
+        (("--random", "--video", "a.gif", "--video-seconds", "inf"), "--video-seconds"),
+        (("--random", "--env-id", ""), "NoFrameskip"),
+        (("--random", "--env-id", "a:b:PongNoFrameskip-v4"), "no game"),
         (("no_run",), "no config.json"),
     ],
 )

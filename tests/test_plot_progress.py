@@ -140,6 +140,42 @@ def test_the_legend_covers_nothing(runs, tmp_path):
     assert figure.bbox.contains(box.x1, box.y1)
 
 
+def test_the_legend_has_room_for_long_labels(tmp_path):
+    """Two experiments of two seeds each, which differ in many settings."""
+    folders = [
+        make_run(
+            tmp_path / f"{n}{seed}",
+            [1, 2],
+            seed=seed,
+            gamma=n,
+            learning_rate=n * 0.00025,
+            batch_size=n,
+        )
+        for n in (1, 2)
+        for seed in (1, 2)
+    ]
+    figure = drawn(*folders)
+    figure.canvas.draw()
+    box = figure.legends[0].get_window_extent()
+    assert figure.bbox.contains(box.x0, box.y0)
+    assert figure.bbox.contains(box.x1, box.y1)
+
+
+def test_names_that_mean_something_to_matplotlib(tmp_path, monkeypatch):
+    figure = drawn(make_run(tmp_path / "_x$_y$^", [1, 2]))
+    figure.canvas.draw()
+    assert figure.legends[0].get_texts()[0].get_text() == r" _x\$_y\$^"
+    monkeypatch.chdir(tmp_path / "_x$_y$^")
+    assert pp.main(["."]) == 0
+
+
+def test_a_score_of_zero_is_on_the_picture_too(tmp_path):
+    score = drawn(make_run(tmp_path / "run", [0, 0])).axes[0]
+    (line,) = (line for line in score.lines if line.get_label() == "run")
+    low, high = score.get_ylim()
+    assert all(low < y < high for y in line.get_ydata())
+
+
 def test_another_game_has_no_yardsticks_and_may_lose_points(tmp_path):
     score = drawn(make_run(tmp_path / "pong", [-21, -20.5], env_id="PongNoFrameskip-v4")).axes[0]
     assert not score.texts
@@ -236,6 +272,10 @@ def refusal(capsys, *words):
         (f"{HEADER}\n{row(1, 1)}\n\n{row(2, 1)}\n".encode(), "damaged in line 3"),
         (f"{HEADER}\n{row(1, 1)}\n{chr(0) * 40}\n".encode(), "damaged in line 3"),
         (f'{HEADER}\n"{row(1, 1)}\n{row(2, 1)}\n'.encode(), "damaged in line 2"),
+        (f"{HEADER}\n{row(1, 1)}\n{chr(0) * 200_000}\n".encode(), "damaged in line 3"),
+        (f"{HEADER}\n{row(1, '1e300')}\n".encode(), "line 2 (a number is not finite)"),
+        (f"{HEADER}\n{row('9' * 400, 1)}\n".encode(), "line 2 (there is no such frame)"),
+        (f"{HEADER}\n{row(-5, 1)}\n".encode(), "line 2 (there is no such frame)"),
     ],
 )
 def test_a_damaged_csv_is_refused_in_a_sentence(csv, part, tmp_path, capsys):
@@ -250,11 +290,12 @@ def test_a_damaged_csv_is_refused_in_a_sentence(csv, part, tmp_path, capsys):
 def test_what_is_no_run_is_refused_in_a_sentence(tmp_path, capsys):
     assert "RUN" in refusal(capsys)
     assert "There is no run folder" in refusal(capsys, tmp_path / "none")
+    assert "cannot be read (File name too long)" in refusal(capsys, "x" * 300)
     assert "no config.json" in refusal(capsys, tmp_path)
     run = make_run(tmp_path / "run", [1])
     (run / "progress.csv").unlink()
     assert "has no progress.csv" in refusal(capsys, run)
-    for text in ("{", "[]", "{}", '{"settings": 1}'):
+    for text in ("{", "[]", "{}", '{"settings": 1}', "[" * 100_000):
         (run / "config.json").write_text(text)
         assert "config.json cannot be read" in refusal(capsys, run)
 
@@ -270,6 +311,12 @@ def test_an_unwritable_output_is_refused_in_a_sentence(tmp_path, capsys):
     assert "No such file" in refusal(capsys, run, "--output", tmp_path / "no" / "curve.png")
     assert "directory" in refusal(capsys, run, "--output", tmp_path)
     assert "cannot be written" in refusal(capsys, run, "--output", tmp_path / "curve.xyz")
+
+
+def test_a_run_given_twice_is_no_second_seed(tmp_path, capsys):
+    run = make_run(tmp_path / "run", [1])
+    assert "more than once" in refusal(capsys, run, run)
+    assert "more than once" in refusal(capsys, run, run / ".." / "run")
 
 
 def test_without_matplotlib_it_says_how_to_install_it(tmp_path, capsys, monkeypatch):
