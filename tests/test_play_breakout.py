@@ -17,6 +17,7 @@ from train_breakout import Config, create_q_model, keras, make_q_values, train
 
 # isort: split
 import play_breakout as pb
+from checkpoint import resumed_config
 from wrappers import WarpFrame
 
 ROOT = Path(pb.__file__).parent
@@ -462,6 +463,20 @@ def test_a_run_compiles_its_clips_policy_once(tmp_path, monkeypatch):
     train(Config(run_dir=str(tmp_path / "run"), video_every=25, **SETTINGS))
     assert len(used) == 4
     assert len(set(used)) == 1
+
+
+SHIPPED = ROOT / "results" / "keras-defaults-seed42"
+
+
+def test_the_shipped_agent_plays_far_better_than_chance(tmp_path):
+    """The random agent's best game of 200 had 8 points; this agent's 30 had a mean of 33.6."""
+    path = tmp_path / "scores.json"
+    assert pb.main([str(SHIPPED), "--episodes", "3", "--json", str(path)]) == 0
+    assert json.loads(path.read_text())["mean"] > 15
+
+
+def test_the_shipped_run_has_the_default_settings():
+    assert resumed_config(Config, {"run_dir": str(SHIPPED)}) == Config(run_dir=str(SHIPPED))
 
 
 # --------------------------------------------------------------------------------------
