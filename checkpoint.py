@@ -103,6 +103,23 @@ def warn(text):
     say(text, stream="stderr")
 
 
+def require_writable(path):
+    """Raises UsageError if the file `path` cannot be written, and leaves it as it is."""
+    existed = os.path.lexists(path)
+    try:
+        open(path, "ab").close()
+        if not existed:
+            path.unlink()
+    except OSError as error:
+        raise unwritable(path, error) from None
+
+
+def unwritable(path, error):
+    """Returns the UsageError for a file that cannot be written."""
+    why = error.strerror or error
+    return UsageError(f"{path} cannot be written ({why}): choose another place for it.")
+
+
 # --------------------------------------------------------------------------------------
 # The run folder
 

@@ -15,7 +15,6 @@ thirty are played: the one to be filmed is played again, and runs exactly as it 
 """
 
 import json
-import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,7 +32,15 @@ import gymnasium as gym
 import keras
 import numpy as np
 
-from checkpoint import UsageError, replacing, resumed_config, say, warn
+from checkpoint import (
+    UsageError,
+    replacing,
+    require_writable,
+    resumed_config,
+    say,
+    unwritable,
+    warn,
+)
 from train_breakout import (
     ArgumentParser,
     Config,
@@ -668,21 +675,6 @@ def check_arguments(args):
             require_writable(path)
 
 
-def require_writable(path):
-    """Raises UsageError if the file `path` cannot be written, and leaves it as it is."""
-    existed = os.path.lexists(path)
-    try:
-        open(path, "ab").close()
-        if not existed:
-            path.unlink()
-    except OSError as error:
-        raise UsageError(unwritable(path, error)) from None
-
-
-def unwritable(path, error):
-    return f"{path} cannot be written ({error.strerror or error}): give another file."
-
-
 def run(args):
     """Plays, prints and writes what the arguments ask for. Raises UsageError."""
     check_arguments(args)
@@ -741,7 +733,7 @@ def run(args):
                 f"{path.stat().st_size / 1e6:.2f} MB"
             )
     except OSError as error:
-        raise UsageError(unwritable(path, error)) from None
+        raise unwritable(path, error) from None
 
 
 def main(argv=None):

@@ -41,6 +41,8 @@ import keras
 import tensorflow as tf
 from keras import layers
 
+from checkpoint import require_writable
+
 CONFIG = Config(
     max_frames=50_000,
     max_memory_length=50_000,
@@ -214,17 +216,8 @@ def main(argv=None):
     if args.steps < 1:
         parser.error(f"--steps is {args.steps}, but must be at least 1.")
     use_memory_as_needed()
-    # Now rather than after the training.
     try:
-        existed = os.path.lexists(WEIGHTS)
-        open(WEIGHTS, "ab").close()
-        if not existed:
-            os.remove(WEIGHTS)
-    except OSError as error:
-        parser.error(
-            f"{WEIGHTS} cannot be written here ({error.strerror}): change to another folder."
-        )
-    try:
+        require_writable(Path(WEIGHTS))  # now rather than after the training
         run(replace(CONFIG, seed=args.seed, max_frames=args.steps), args.render)
     except UsageError as error:
         parser.error(str(error))
