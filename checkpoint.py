@@ -145,16 +145,15 @@ def new_run_folder(config):
     if config.run_dir:
         folder = Path(config.run_dir)
         try:
-            is_file, is_taken = folder.exists() and not folder.is_dir(), holds_run(folder)
+            if folder.exists() and not folder.is_dir():
+                raise UsageError(f"{folder} is a file: give a folder with --run-dir.")
+            if holds_run(folder):
+                raise UsageError(
+                    f"{folder} already holds a run: continue it with --resume, "
+                    "or give another folder with --run-dir."
+                )
         except OSError as error:
             raise cannot_be_written(folder, error) from None
-        if is_file:
-            raise UsageError(f"{folder} is a file: give a folder with --run-dir.")
-        if is_taken:
-            raise UsageError(
-                f"{folder} already holds a run: continue it with --resume, "
-                "or give another folder with --run-dir."
-            )
         return folder
     game = config.env_id.split("NoFrameskip")[0].replace("/", "-")
     name = f"{game}-seed{config.seed}-{datetime.now():%Y%m%d-%H%M%S}"

@@ -44,12 +44,13 @@ from checkpoint import (
 from train_breakout import (
     ArgumentParser,
     Config,
+    greedy_policy,
+    make_atari_game,
     make_q_values,
-    no_window,
     require_screen,
     use_memory_as_needed,
 )
-from wrappers import FrameStack, WarpFrame, make_atari, wrap_deepmind
+from wrappers import FrameStack, WarpFrame, wrap_deepmind
 
 BREAKOUT = "BreakoutNoFrameskip-v4"
 MAX_EMULATOR_FRAMES = 18_000  # five minutes at 60 Hz
@@ -158,12 +159,7 @@ def make_game(env_id, auto_fire=True, max_emulator_frames=MAX_EMULATOR_FRAMES, r
         UsageError: `env_id` is no NoFrameskip id of an installed game, or the window
             cannot be opened.
     """
-    try:
-        game = WholeGame(make_atari(env_id, render_mode), max_emulator_frames)
-    except ValueError as error:
-        raise UsageError(str(error)) from None
-    except RuntimeError as error:  # from SDL
-        raise no_window(error) from None
+    game = WholeGame(make_atari_game(env_id, render_mode), max_emulator_frames)
     if auto_fire:
         return wrap_deepmind(game, clip_rewards=False, frame_stack=True), game
     return FrameStack(WarpFrame(game), 4), game
@@ -350,11 +346,6 @@ def draw(moment, names, q_values=None, scale=2):
         if q_values is not None:
             write(f"{q_values[action]:.2f}", y + 0.72 * row, colour, letters, at_right=True)
     return np.hstack([picture, SHADES[panel]])
-
-
-def greedy_policy(q_values):
-    """Returns a function from a state to the action with the largest Q-value."""
-    return lambda state: int(np.argmax(q_values(state)))
 
 
 def film(moments, names, q_values=None, scale=2, seconds=None):

@@ -196,11 +196,11 @@ def draw(groups, labels, pyplot):
                 va="center",
                 color="0.3",
             )
+    floor = LOWEST if score.get_yscale() == "log" else -math.inf
     for i, (group, label) in enumerate(zip(groups, labels, strict=True)):
         colour = f"C{i % 10}"
         label = label.replace("$", r"\$")  # no formula
         label = f" {label}" if label.startswith("_") else label  # which would hide it
-        floor = LOWEST if score.get_yscale() == "log" else -math.inf
         draw_column(score, group, "game_score", colour, floor, label=label)
         draw_column(score, group, "running_reward", colour, floor, linestyle="--", linewidth=1)
         for axes, column in zip(small, COLUMNS[2:], strict=True):

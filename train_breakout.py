@@ -342,10 +342,14 @@ def make_q_values(model, config):
     return q_values_of
 
 
-def make_greedy_action(model, config):
-    """Returns a function from one state to the action (int) with the largest Q-value."""
-    q_values = make_q_values(model, config)
+def greedy_policy(q_values):
+    """Returns a function from one state to the action (int) with the largest of `q_values`."""
     return lambda state: int(np.argmax(q_values(state)))
+
+
+def make_greedy_action(model, config):
+    """Returns the greedy policy of a network, compiled."""
+    return greedy_policy(make_q_values(model, config))
 
 
 # --------------------------------------------------------------------------------------
@@ -575,13 +579,7 @@ def make_env(config):
     """Makes the environment of the run. Raises UsageError where it cannot be used."""
     if config.render == "human":
         require_screen()
-    try:
-        env = make_atari(config.env_id, render_mode=config.render)
-    except ValueError as error:
-        raise UsageError(str(error)) from None
-    except RuntimeError as error:  # from SDL
-        raise no_window(error) from None
-    env = wrap_deepmind(env, frame_stack=True)
+    env = wrap_deepmind(make_atari_game(config.env_id, config.render), frame_stack=True)
     # For whoever edits the line above: Keras would cast other frames silently.
     space = env.observation_space
     if space.shape != (84, 84, 4) or space.dtype != np.uint8:
@@ -590,6 +588,16 @@ def make_env(config):
             "(84, 84, 4) and scales them by itself: use wrap_deepmind(env, frame_stack=True)."
         )
     return env
+
+
+def make_atari_game(env_id, render_mode=None):
+    """Calls `make_atari`. Raises UsageError: there is no such game, or no window for it."""
+    try:
+        return make_atari(env_id, render_mode)
+    except ValueError as error:
+        raise UsageError(str(error)) from None
+    except RuntimeError as error:  # from SDL
+        raise no_window(error) from None
 
 
 def require_screen():
