@@ -92,6 +92,8 @@ def say(text, end="\n", stream="stdout"):
     """Prints and flushes; a closed terminal or pipe does not end a run."""
     try:
         print(text, end=end, file=getattr(sys, stream), flush=True)
+    except UnicodeEncodeError:  # the name of a folder, say
+        say(text.encode("ascii", "backslashreplace").decode(), end, stream)
     except (OSError, ValueError) as error:
         # A full disk under a redirected stream may be freed again.
         if getattr(error, "errno", None) != errno.ENOSPC:
@@ -432,7 +434,7 @@ def sync_folder(folder):
 @contextlib.contextmanager
 def replacing(path):
     """Gives another name to write to: `path` is at every moment a whole file, old or new."""
-    new = path.with_name("new-" + path.name)
+    new = path.with_name(".partial-" + path.name)
     try:
         yield new
         with open(new, "rb+") as file:

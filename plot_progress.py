@@ -301,6 +301,8 @@ def main(argv=None):
     except UsageError as error:
         print(f"plot_progress.py: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        return 130
     print(f"The learning curve is in {args.output}.")
     return 0
 

@@ -579,6 +579,8 @@ def make_env(config):
     """Makes the environment of the run. Raises UsageError where it cannot be used."""
     if config.render == "human":
         require_screen()
+        # SDL would end the process, without a checkpoint, when the window is closed.
+        os.environ.setdefault("SDL_QUIT_ON_LAST_WINDOW_CLOSE", "0")
     env = wrap_deepmind(make_atari_game(config.env_id, config.render), frame_stack=True)
     # For whoever edits the line above: Keras would cast other frames silently.
     space = env.observation_space
@@ -640,7 +642,8 @@ def describe(config, folder):
     """Returns the lines that open a run: device, versions, seed, memory, folder."""
     device = device_name()
     has_nvidia = os.path.exists("/proc/driver/nvidia/version") or shutil.which("nvidia-smi")
-    if device == "CPU" and has_nvidia:
+    is_hidden = os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1")  # as the user wants it
+    if device == "CPU" and has_nvidia and not is_hidden:
         warn(
             "Warning: an NVIDIA GPU is present, but TensorFlow cannot use it. To train on it: "
             "pip install -r requirements.txt"

@@ -121,7 +121,7 @@ def trainer_worker(pipe, settings, capacity, frames_a_round):
             watch.seconds = dict.fromkeys(watch.seconds, 0.0)
             self.round_started = time.perf_counter()
 
-        def finish(self):
+        def finish(self, complete):
             pass  # nothing of this run is worth saving
 
         def start(self, learner):
@@ -162,6 +162,7 @@ def textbook_worker(pipe, onednn, capacity, frames_a_round):
     from benchmarks.textbook import TextbookLoop  # isort: skip
     import train_breakout  # isort: skip
 
+    train_breakout.use_memory_as_needed()
     loop = TextbookLoop(train_breakout.Config(), capacity)
     while True:
         started = time.perf_counter()
@@ -225,6 +226,8 @@ class Worker:
     def stop(self):
         self.pipe.send(False)
         self.process.join()
+        if self.process.exitcode:
+            sys.exit(f"throughput.py: the process of {self.name} ended with an error.")
 
     def speed(self):
         """Returns frames per second: median, lowest, highest."""
@@ -260,6 +263,7 @@ def bytes_a_transition(transitions=3_000):
     import train_breakout
     from benchmarks.textbook import TextbookLoop
 
+    train_breakout.use_memory_as_needed()
     config = train_breakout.Config()
     env = train_breakout.make_env(config)
     rng = train_breakout.np.random.default_rng(0)

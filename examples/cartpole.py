@@ -221,6 +221,8 @@ def main(argv=None):
         run(replace(CONFIG, seed=args.seed, max_frames=args.steps), args.render)
     except UsageError as error:
         parser.error(str(error))
+    except KeyboardInterrupt:
+        parser.exit(130)
 
 
 if __name__ == "__main__":

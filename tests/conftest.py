@@ -1,10 +1,12 @@
 """What the tests share: an environment that plays a script, and statistics with numpy alone."""
 
 import os
+import shutil
+import subprocess
 from types import SimpleNamespace
 
 # What is promised bit for bit is promised of the CPU. Set before TensorFlow is imported.
-os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
+os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
 
 # First, since it chooses the kernels: all tests compute with the same.
 import train_breakout  # noqa: F401
@@ -12,6 +14,7 @@ import train_breakout  # noqa: F401
 # isort: split
 import gymnasium as gym
 import numpy as np
+import pytest
 
 # 99.9 % points of the chi-square distribution by degrees of freedom (NIST/SEMATECH
 # e-Handbook of Statistical Methods, table 1.3.6.7.4).
@@ -24,6 +27,17 @@ def assert_uniform(draws, values):
     assert len(counts) == values, f"drawn outside of range({values})"
     expected = len(draws) / values
     assert ((counts - expected) ** 2 / expected).sum() < CHI_SQUARE_999[values - 1]
+
+
+@pytest.fixture
+def screen():
+    """Opens a screen on which windows can be shown, and gives its name, as in DISPLAY."""
+    if not shutil.which("Xvfb"):
+        pytest.skip("Xvfb is not installed")
+    command = ["Xvfb", "-displayfd", "1", "-screen", "0", "800x600x24"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        yield f":{process.stdout.readline().strip()}"
+        process.terminate()
 
 
 def play(reward=0.0, lives=None, terminated=False, truncated=False):

@@ -174,3 +174,14 @@ def test_target_network_follows_softly():
     )
     for old, new, online in zip(before, target.get_weights(), model.get_weights(), strict=True):
         np.testing.assert_allclose(new, 0.99 * old + 0.01 * online, atol=1e-7)
+
+
+def test_ctrl_c_is_no_traceback(tmp_path, monkeypatch):
+    def interrupted(*args):
+        raise KeyboardInterrupt
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(cartpole, "train", interrupted)
+    with pytest.raises(SystemExit) as end:
+        cartpole.main(["--steps", "1"])
+    assert end.value.code == 130

@@ -365,16 +365,28 @@ def test_kill_9_of_processes_with_the_real_network(folder, tmp_path):
     assert outcomes[0] == outcomes[1]
 
 
+def test_replacing_a_file_touches_no_other(tmp_path):
+    (tmp_path / "new-best.gif").write_text("of the user")
+    with checkpoint.replacing(tmp_path / "best.gif") as new:
+        new.write_text("film")
+        assert new.suffix == ".gif"  # Keras and OpenCV look at it
+    contents = {path.name: path.read_text() for path in tmp_path.iterdir()}
+    assert contents == {"new-best.gif": "of the user", "best.gif": "film"}
+
+
 def test_what_a_killed_process_leaves_half_written_is_in_nobodys_way(folder, driver, uninterrupted):
     crashed_run(folder, driver)
     (folder / "checkpoints" / "new").mkdir()
-    names = ("new-config.json", "new-model.keras", "new-best.keras", "checkpoints/new/arrays.npz")
-    for name in (*names, "snapshots/new-000000000.keras"):
-        (folder / name).write_bytes(b"half")
+    files = [folder / f".partial-{name}" for name in ("config.json", "model.keras")]
+    # These two are not written again in so short a run.
+    others = [folder / ".partial-best.keras", folder / "snapshots" / ".partial-000000000.keras"]
+    for file in (*files, *others, folder / "checkpoints" / "new" / "arrays.npz"):
+        file.write_bytes(b"half")
     assert resume(folder) == 0
-    (folder / "snapshots" / "new-000000000.keras").unlink()  # this one is not written again
+    for file in others:
+        file.unlink()
     assert driver.outcome() == uninterrupted
-    assert not (folder / "new-model.keras").exists()
+    assert not any(file.exists() for file in files)
     assert not (folder / "checkpoints" / "new").exists()
 
 
@@ -491,11 +503,12 @@ def test_the_second_signal_leaves_at_once(folder):
     assert resume(folder) == 0
 
 
-def test_a_signal_sent_twice_at_once_is_one(folder):
+@pytest.mark.parametrize(("name", "status"), [("SIGHUP", 129), ("SIGTERM", 143)])
+def test_a_signal_sent_twice_at_once_is_one(folder, name, status):
     """As when a terminal is closed: the shell sends SIGHUP, and the kernel another one."""
-    child = start_child(folder, flags(**SETTINGS), signal="SIGHUP", frame=70, times=2)
+    child = start_child(folder, flags(**SETTINGS), signal=name, frame=70, times=2)
     assert "Stopped at frame 70. Go on with:" in child.communicate()[0]
-    assert child.returncode == 129
+    assert child.returncode == status
     assert int(checkpoints(folder)[-1].name) == 70
 
 
@@ -545,6 +558,14 @@ def test_a_closed_terminal_does_not_end_the_run(folder, driver, uninterrupted, m
             patch.setattr(sys, "stderr", closed)
             tb.train(config(run_dir=run_dir, max_frames=40))
         assert driver.outcome()["log"] == uninterrupted["log"][:1]
+
+
+def test_what_a_terminal_cannot_show_is_spelt_out(monkeypatch):
+    written = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written, encoding="ascii"))
+    checkpoint.say("run folder: \xfc/\udcff")
+    checkpoint.say("the next line")
+    assert written.getvalue() == b"run folder: \\xfc/\\udcff\nthe next line\n"
 
 
 # --------------------------------------------------------------------------------------

@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -231,7 +230,7 @@ def test_games_at_the_limit_are_counted_and_named():
     assert results["games_at_limit"] == [1, 3]
     text = pb.describe_results(results)
     assert "stopped at the limit of 18000 emulator frames: 2 of 3 (game 1, 3)" in text
-    assert "limit" not in pb.describe_results(results_of([1.0])).replace("at most", "")
+    assert "limit" not in pb.describe_results(results_of([1.0]))
 
 
 # --------------------------------------------------------------------------------------
@@ -516,8 +515,8 @@ def test_it_plays_a_run_in_a_process_of_its_own_as_in_this_one(short_run, tmp_pa
     assert sorted(os.listdir(tmp_path)) == ["best.gif", "out.json"]
 
     again = tmp_path / "again.json"
-    words = [str(folder / "model.keras"), *flags, "--json", str(again), "--no-auto-fire"]
-    assert pb.main([*words[:-1], "--model", "latest"]) == 0
+    words = [str(folder / "model.keras"), *flags, "--json", str(again)]
+    assert pb.main([*words, "--model", "latest"]) == 0
     repeated = json.loads(again.read_text())
     assert repeated["scores"] == results["scores"]
     assert repeated["emulator_frames"] == results["emulator_frames"]
@@ -548,23 +547,16 @@ def test_a_window_needs_a_screen(monkeypatch, capsys):
     assert "no screen" in refusal(capsys, "--random", "--render", "human")
 
 
-@pytest.mark.skipif(not shutil.which("Xvfb"), reason="Xvfb is not installed")
-def test_it_plays_in_a_window(tmp_path):
+def test_it_plays_in_a_window(screen, tmp_path):
     """On a screen of Mesa's, whose LLVM does not get on with TensorFlow's."""
-    command = ["Xvfb", "-displayfd", "1", "-screen", "0", "800x600x24"]
     theirs = ("SDL_VIDEODRIVER", "SDL_RENDER_DRIVER", "SDL_FRAMEBUFFER_ACCELERATION")
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as screen:
-        try:
-            run = subprocess.run(
-                [sys.executable, pb.__file__, "--random", "--episodes", "1", "--render", "human"],
-                env={k: v for k, v in os.environ.items() if k not in theirs}
-                | {"DISPLAY": f":{screen.stdout.readline().strip()}"},
-                cwd=tmp_path,
-                capture_output=True,
-                text=True,
-            )
-        finally:
-            screen.terminate()
+    run = subprocess.run(
+        [sys.executable, pb.__file__, "--random", "--episodes", "1", "--render", "human"],
+        env={k: v for k, v in os.environ.items() if k not in theirs} | {"DISPLAY": screen},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
     assert run.returncode == 0
     assert "game 1: score" in run.stdout
 
@@ -573,7 +565,7 @@ def test_a_screen_that_cannot_be_reached_is_a_sentence(tmp_path):
     """In a process of its own, as SDL reads the environment once."""
     run = subprocess.run(
         [sys.executable, pb.__file__, "--random", "--episodes", "1", "--render", "human"],
-        env=os.environ | {"DISPLAY": ":99", "SDL_VIDEODRIVER": "x11"},
+        env=os.environ | {"DISPLAY": ":65000", "SDL_VIDEODRIVER": "x11"},
         cwd=tmp_path,
         capture_output=True,
         text=True,

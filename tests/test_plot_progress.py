@@ -323,3 +323,12 @@ def test_without_matplotlib_it_says_how_to_install_it(tmp_path, capsys, monkeypa
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     sentence = refusal(capsys, make_run(tmp_path / "run", [1]))
     assert "pip install matplotlib" in sentence
+
+
+def test_ctrl_c_is_no_traceback(tmp_path, monkeypatch):
+    def interrupted(*args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(pp, "draw", interrupted)
+    run = make_run(tmp_path / "run", [1.0])
+    assert pp.main([str(run), "--output", str(tmp_path / "curve.png")]) == 130

@@ -949,3 +949,15 @@ def test_the_import_refuses_a_keras_that_is_loaded_with_another_backend(tmp_path
     assert re.match(
         "ImportError: .*backend.*KERAS_BACKEND=tensorflow", done.stderr.splitlines()[-1]
     )
+
+
+@pytest.mark.parametrize(("visible", "warned"), [(None, True), ("0", True), ("-1", False)])
+def test_an_nvidia_gpu_that_tensorflow_cannot_use_is_a_warning(
+    visible, warned, monkeypatch, capsys
+):
+    monkeypatch.setattr(train_breakout.shutil, "which", lambda name: f"/usr/bin/{name}")
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    if visible is not None:  # -1: whoever hides the GPU knows what they do
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    assert train_breakout.describe(Config(), "here").startswith("device: CPU\n")
+    assert ("pip install -r requirements.txt" in capsys.readouterr().err) == warned
