@@ -40,6 +40,21 @@ def screen():
         process.terminate()
 
 
+def environment():
+    """The environment of a user's shell, without what importing the trainer here has set."""
+    unset = (
+        "TF_CPP_MIN_LOG_LEVEL",
+        "KERAS_BACKEND",
+        "DISPLAY",
+        "WAYLAND_DISPLAY",
+        "SDL_VIDEODRIVER",
+        "SDL_RENDER_DRIVER",
+        "SDL_FRAMEBUFFER_ACCELERATION",
+        "SDL_QUIT_ON_LAST_WINDOW_CLOSE",
+    )
+    return {name: value for name, value in os.environ.items() if name not in unset}
+
+
 def play(reward=0.0, lives=None, terminated=False, truncated=False):
     """One step of a script; `lives` is what the game shows from then on."""
     return SimpleNamespace(reward=reward, lives=lives, terminated=terminated, truncated=truncated)

@@ -2,7 +2,6 @@
 
 import ctypes
 import dataclasses
-import os
 import re
 import signal
 import subprocess
@@ -13,6 +12,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from conftest import environment
 
 import train_breakout  # before Keras, whose backend it sets
 from train_breakout import Config, epsilon_at, keras
@@ -33,21 +33,6 @@ def flags(settings):
         for name, value in settings.items()
         for part in (f"--{name.replace('_', '-')}", str(value))
     ]
-
-
-def environment():
-    """The environment of a user's shell, without what importing the trainer here has set."""
-    unset = (
-        "TF_CPP_MIN_LOG_LEVEL",
-        "KERAS_BACKEND",
-        "DISPLAY",
-        "WAYLAND_DISPLAY",
-        "SDL_VIDEODRIVER",
-        "SDL_RENDER_DRIVER",
-        "SDL_FRAMEBUFFER_ACCELERATION",
-        "SDL_QUIT_ON_LAST_WINDOW_CLOSE",
-    )
-    return {name: value for name, value in os.environ.items() if name not in unset}
 
 
 def start(arguments, folder, stdout, **variables):

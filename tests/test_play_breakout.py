@@ -10,6 +10,7 @@ import cv2
 import gymnasium as gym
 import numpy as np
 import pytest
+from conftest import environment
 
 import train_breakout  # noqa: F401  before Keras, whose backend it sets
 from train_breakout import Config, create_q_model, keras, make_q_values, train
@@ -549,10 +550,9 @@ def test_a_window_needs_a_screen(monkeypatch, capsys):
 
 def test_it_plays_in_a_window(screen, tmp_path):
     """On a screen of Mesa's, whose LLVM does not get on with TensorFlow's."""
-    theirs = ("SDL_VIDEODRIVER", "SDL_RENDER_DRIVER", "SDL_FRAMEBUFFER_ACCELERATION")
     run = subprocess.run(
         [sys.executable, pb.__file__, "--random", "--episodes", "1", "--render", "human"],
-        env={k: v for k, v in os.environ.items() if k not in theirs} | {"DISPLAY": screen},
+        env=environment() | {"DISPLAY": screen},
         cwd=tmp_path,
         capture_output=True,
         text=True,
