@@ -24,7 +24,6 @@ import train_breakout  # noqa: F401
 
 # isort: split
 import argparse
-import itertools
 import math
 
 import cv2
@@ -348,12 +347,26 @@ def draw(moment, names, q_values=None, scale=2):
     return np.hstack([picture, SHADES[panel]])
 
 
-def film(moments, names, q_values=None, scale=2, seconds=None):
-    """Draws a game, or its first `seconds`: yields a picture an agent step, as `draw` does."""
-    steps = None if seconds is None else max(1, round(seconds * STEPS_PER_SECOND))
-    for moment in itertools.islice(moments, steps):
-        asked = q_values is not None and moment.state is not None
-        yield draw(moment, names, q_values(moment.state) if asked else None, scale)
+def film(moments, names, q_values=None, scale=2, start=0.0, seconds=None):
+    """Draws a game, or `seconds` of it from second `start` on.
+
+    Yields a picture for each step of the agent, as `draw` does.
+
+    Raises:
+        UsageError: the game was over before `start`.
+    """
+    skipped = round(start * STEPS_PER_SECOND)
+    steps = math.inf if seconds is None else max(1, round(seconds * STEPS_PER_SECOND))
+    count = 0
+    for count, moment in enumerate(moments, 1):
+        if count > skipped:
+            asked = q_values is not None and moment.state is not None
+            yield draw(moment, names, q_values(moment.state) if asked else None, scale)
+        if count >= skipped + steps:
+            return
+    if count <= skipped:
+        lasted = count / STEPS_PER_SECOND
+        raise UsageError(f"The game lasted {lasted:.1f} s: give a --video-start below that.")
 
 
 # --------------------------------------------------------------------------------------
@@ -490,7 +503,7 @@ def write_clip(path, q_values, env_id, seconds=20.0, scale=1, seed=0):
     env, game = make_game(env_id)
     moments = play_game(env, game, greedy_policy(q_values), 0.0, seed, 1)
     names = env.unwrapped.get_action_meanings()
-    write_video(path, film(moments, names, q_values, scale, seconds))
+    write_video(path, film(moments, names, q_values, scale, seconds=seconds))
     env.close()
 
 
@@ -638,7 +651,13 @@ def make_parser():
         "--video-seconds",
         type=bounded(float, 0, 86_400, above=True),
         metavar="S",
-        help="film only the first S seconds of the game",
+        help="film only S seconds of the game",
+    )
+    add(
+        "--video-start",
+        type=bounded(float, 0, 86_400),
+        metavar="S",
+        help="film from second S of the game on (default: 0)",
     )
     add("--render", choices=("human",), help="show the games in a window")
     return parser
@@ -650,8 +669,11 @@ def check_arguments(args):
         raise UsageError("Give either a run folder or .keras file, or --random.")
     if args.random and args.epsilon is not None:
         raise UsageError("--random always has epsilon 1: leave out --epsilon.")
-    if args.game is not None and args.video is None:
-        raise UsageError("--game says which game to film: give a file with --video.")
+    if args.video is None:
+        for name in ("game", "video_seconds", "video_start"):
+            if getattr(args, name) is not None:
+                flag = "--" + name.replace("_", "-")
+                raise UsageError(f"{flag} says what to film: give a file with --video.")
     if args.game is not None and args.game > args.episodes:
         raise UsageError(f"There is no game {args.game} of {args.episodes}: see --episodes.")
     if args.video is not None and args.video.suffix.lower() not in (".gif", ".mp4"):
@@ -717,7 +739,8 @@ def run(args):
             env, game = make_game(env_id, args.auto_fire)
             moments = play_game(env, game, policy, epsilon, args.seed, number)
             names = env.unwrapped.get_action_meanings()
-            pictures = film(moments, names, q_values, args.video_scale, args.video_seconds)
+            start, seconds = args.video_start or 0.0, args.video_seconds
+            pictures = film(moments, names, q_values, args.video_scale, start, seconds)
             count = write_video(path, pictures)
             say(
                 f"game {number} is in {path}: {count / STEPS_PER_SECOND:.1f} s, "

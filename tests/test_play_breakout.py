@@ -17,7 +17,7 @@ from train_breakout import Config, create_q_model, keras, make_q_values, train
 
 # isort: split
 import play_breakout as pb
-from checkpoint import resumed_config
+from checkpoint import UsageError, resumed_config
 from wrappers import WarpFrame
 
 ROOT = Path(pb.__file__).parent
@@ -337,6 +337,30 @@ def test_the_q_values_shown_are_those_of_the_state_shown(model, monkeypatch):
     assert {m.explored for m, _ in shown} == {False, True}
 
 
+def test_a_film_can_start_later(monkeypatch):
+    monkeypatch.setattr(pb, "draw", lambda moment, names, q_values, scale: moment)
+    game = list(range(100))  # as far as filming is concerned
+    assert list(pb.film(game, NAMES)) == game
+    assert list(pb.film(game, NAMES, start=4, seconds=2)) == game[60:90]
+    assert list(pb.film(game, NAMES, start=6, seconds=2)) == game[90:]
+    assert list(pb.film(game, NAMES, start=99 / 15)) == game[99:]
+    with pytest.raises(UsageError, match=r"lasted 6\.7 s"):
+        list(pb.film(game, NAMES, start=100 / 15))
+
+
+def test_a_film_that_starts_after_the_game_is_refused(tmp_path, capsys):
+    video = tmp_path / "game.gif"
+    words = ["--random", "--episodes", "1", "--video", str(video), "--video-start"]
+    assert pb.main([*words, "5", "--video-seconds", "2"]) == 0
+    assert "2.0 s" in capsys.readouterr().out
+    film = video.read_bytes()
+    assert pb.main([*words, "300"]) == 2
+    (sentence,) = capsys.readouterr().err.splitlines()
+    assert "give a --video-start below that" in sentence
+    assert video.read_bytes() == film
+    assert os.listdir(tmp_path) == ["game.gif"]
+
+
 # --------------------------------------------------------------------------------------
 # The video
 
@@ -586,7 +610,10 @@ def test_a_screen_that_cannot_be_reached_is_a_sentence(tmp_path):
         (("--random", "--episodes", "0"), "0 is not at least 1"),
         (("--random", "--seed", "4294967296"), "at most 4294967295"),
         (("--random", "--episodes", "many"), "many"),
-        (("--random", "--game", "1"), "--video"),
+        (("--random", "--game", "1"), "--game says what to film: give a file with --video"),
+        (("--random", "--video-seconds", "1"), "--video-seconds says what to film"),
+        (("--random", "--video-start", "0"), "--video-start says what to film"),
+        (("--random", "--video", "x.gif", "--video-start", "-1"), "-1 is not at least 0"),
         (("--random", "--game", "31", "--video", "x.gif"), "no game 31 of 30"),
         (("--random", "--video", "x.avi"), ".gif or .mp4"),
         (("--random", "--video", "no/folder/x.gif"), "cannot be written"),
