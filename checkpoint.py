@@ -175,7 +175,7 @@ def newest_run():
 
 
 def resumed_config(config_class, given):
-    """Returns the settings of a run that is to go on.
+    """Returns the settings of a run that is to go on, or to be looked at.
 
     Args:
         config_class: the dataclass of the settings, whose fields say in their metadata
@@ -204,7 +204,7 @@ def resumed_config(config_class, given):
         # A setting that an older run lacks takes its default.
         config = config_class(**settings | {"run_dir": str(folder)})
     except FileNotFoundError:
-        raise UsageError(f"{folder} holds no run to resume: there is no config.json.") from None
+        raise UsageError(f"{folder} holds no run: there is no config.json.") from None
     except UsageError:
         raise
     except (OSError, ValueError, TypeError, KeyError) as error:
@@ -526,7 +526,8 @@ def write_checkpoint(folder, learner, record):
             "env": get_env_state(learner.env),
             "record": record,
         }
-        put("state.json", json.dumps(state).encode())
+        # NumPy's numbers are written as Python's.
+        put("state.json", json.dumps(state, default=np.generic.item).encode())
 
         arrays = {f"variable_{i}": v.numpy() for i, v in enumerate(learner.variables())}
         arrays["frames"] = np.stack(progress.state.frames)
@@ -609,8 +610,15 @@ def _restore(path, files, learner):
     data = read_checked(path, "arrays.npz", files["arrays.npz"])
     with np.load(io.BytesIO(data), allow_pickle=False) as file:
         arrays = dict(file)
-    for i, variable in enumerate(learner.variables()):
-        variable.assign(arrays[f"variable_{i}"])
+    variables = learner.variables()
+    saved = [arrays[name] for name in arrays if name.startswith("variable_")]
+    if [tuple(v.shape) for v in variables] != [value.shape for value in saved]:
+        raise UsageError(
+            f"{path} was written with another network or optimizer: take back the change, "
+            "or start a new run."
+        )
+    for variable, value in zip(variables, saved, strict=True):
+        variable.assign(value)
 
     progress, replay = learner.progress, learner.replay
     for name, value in state["progress"].items():
@@ -664,6 +672,12 @@ class Run:
 
     def __enter__(self):
         try:
+            if self.resume and not (self.folder / "checkpoints").is_dir():
+                # A copy without it, say: resuming there would begin anew, over what is there.
+                raise UsageError(
+                    f"{self.folder} has no checkpoints to resume from: "
+                    "restore them from a copy, or start a new run."
+                )
             (self.folder / "snapshots").mkdir(parents=True, exist_ok=True)
             (self.folder / "checkpoints").mkdir(exist_ok=True)
             self._lock = open(self.folder / ".lock", "w")
@@ -731,7 +745,8 @@ class Run:
         self.log_file = LineFile(self.folder / "log.txt")
         self.csv_file = LineFile(self.folder / "progress.csv")
         record = read_checkpoint(self.folder / "checkpoints", learner) if self.resume else None
-        if record is None:
+        begins = record is None
+        if begins:
             if (self.folder / "model.keras").exists():
                 raise UsageError(
                     f"{self.folder} has a model but no checkpoint to resume from: "
@@ -760,6 +775,8 @@ class Run:
             warn("Warning: this environment's state cannot be saved, so there are no checkpoints.")
         if self._first_frame == 0:
             self._snapshot()
+        if self.resume and begins:
+            say("There is no checkpoint yet: the run starts again at frame 0.")
         elif self.resume:
             say(f"Resumed at frame {self._first_frame}.")
 

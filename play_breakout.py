@@ -538,6 +538,8 @@ def find_model(path, choice):
             return best, env_id
         if latest.exists():
             say("There is no best.keras yet, it takes 100 games: model.keras plays.")
+    if not latest.exists() and best.exists():
+        raise UsageError(f"{path} holds no model.keras: leave out --model latest.")
     if not latest.exists():
         raise UsageError(f"{path} holds no model yet: wait for the run's first checkpoint.")
     return latest, env_id

@@ -117,7 +117,10 @@ def read_progress(folder):
 
 
 def group_runs(runs):
-    """Gathers the runs of one experiment.
+    """Gathers the runs of one experiment, which differ in the seed alone.
+
+    Two runs of one seed and the same settings would be the same run. So where there are such,
+    the script itself was changed between them, and each run stays alone.
 
     Args:
         runs: list of `(name, settings, progress)`.
@@ -125,11 +128,15 @@ def group_runs(runs):
     Returns:
         list of lists of them, in the order of their first runs.
     """
-    groups = {}
+    experiments = {}
     for run in runs:
         experiment = {k: v for k, v in run[1].items() if k not in NOT_THE_EXPERIMENT}
-        groups.setdefault(json.dumps(experiment, sort_keys=True), []).append(run)
-    return list(groups.values())
+        experiments.setdefault(json.dumps(experiment, sort_keys=True), []).append(run)
+    groups = []
+    for group in experiments.values():
+        seeds = {settings.get("seed") for _, settings, _ in group}
+        groups.extend([group] if len(seeds) == len(group) else [[run] for run in group])
+    return groups
 
 
 def label_groups(groups):

@@ -15,8 +15,9 @@ observed step):
 
     Q(s, a) = reward + gamma * max over a' of Q(next state, a')
 
-After the last step of an episode no state follows, and the second term is dropped (the
-tutorial sets the whole right side to -1 there: `terminal_value`).
+After the last step of an episode no state follows, and the second term is dropped. (This
+script sets the whole right side to -1 there, as the tutorial does that it takes after:
+`terminal_value`.)
 
 Q-learning (Watkins and Dayan 1992) moves the left side towards the right side, again and
 again. It learns *off-policy*: the equation holds for any step whatever made the agent take
@@ -42,10 +43,15 @@ A *frame* below is one step of the agent, four frames of the emulator. An *episo
 life. A *state* is the last four screens, grey, 84x84: one alone does not show where the
 ball is going.
 
+Reading. What was said above follows in this order: settings, network, replay buffer, policy,
+update, and `train`, the loop that puts them together. The checks in `Config`, and all that
+comes after "Around it", can wait.
+
 References:
     C. J. C. H. Watkins and P. Dayan. Q-learning. Machine Learning 8, 1992.
     V. Mnih et al. Human-level control through deep reinforcement learning.
         Nature 518, 2015.
+    J. Chapman and M. Lechner. Deep Q-Learning for Atari Breakout. Keras code examples, 2020.
 """
 
 import argparse
@@ -182,9 +188,11 @@ class Config:
             optional, kind = setting_type(f)
             if value is None and optional:
                 continue
+            if isinstance(value, np.generic):  # from a sweep in a notebook
+                value = value.item()
             if kind is float and type(value) is int:
                 value = float(value)
-                object.__setattr__(self, f.name, value)
+            object.__setattr__(self, f.name, value)  # frozen, for everyone else
             if type(value) is not kind:
                 raise UsageError(f"{f.name} is {value!r}, but must be of type {kind.__name__}.")
             if "choices" in limits and value not in limits["choices"]:
@@ -468,15 +476,19 @@ def train(config, resume=False):
 
     Args:
         config: the Config.
-        resume: continue the run in `config.run_dir` from its last checkpoint.
+        resume: continue the run in `config.run_dir`, or the newest one, from its last
+            checkpoint. `config` must be that run's, but for the settings that may change.
 
     Returns:
         The Result.
 
     Raises:
-        UsageError: the game, the run folder or the window cannot be used as asked.
+        UsageError: the game, the run folder or the window cannot be used as asked, or
+            there is no such run to continue.
         SickRunError: the loss or a weight is no longer finite.
     """
+    if resume:
+        config = resumed_config(type(config), vars(config))
     use_memory_as_needed()
     with contextlib.closing(make_env(config)) as env, Run(config, resume) as run:
         keras.utils.set_random_seed(config.seed)
@@ -494,7 +506,8 @@ def train(config, resume=False):
         progress = Progress()
         progress.state, _ = env.reset(seed=config.seed)
         say(describe(config, run.folder))
-        # Resumed, a run takes all of the above from its checkpoint.
+        # Resumed, a run takes all of these from its checkpoint, and nothing else: what you
+        # add has to be one of them, a number in Progress say, or it begins anew.
         run.start(Learner(env, model, model_target, optimizer, replay, rng, progress))
 
         def solved():
@@ -537,7 +550,7 @@ def train(config, resume=False):
                 run.log(epsilon, mean_max_q(model, progress.batch_states))
 
             # The episode is over: a life lost, the game over or truncated, or too many steps.
-            # It is cut off one step before the maximum, as by the tutorial's range.
+            # Too many is one less than the setting, as in the tutorial: 9 999 for 10 000.
             cut_off = progress.episode_steps == config.max_steps_per_episode - 1
             if terminated or truncated or cut_off:
                 progress.end_episode()

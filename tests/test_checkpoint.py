@@ -390,12 +390,16 @@ def test_what_a_killed_process_leaves_half_written_is_in_nobodys_way(folder, dri
     assert not (folder / "checkpoints" / "new").exists()
 
 
-def test_a_run_killed_before_its_first_checkpoint_starts_again(folder, driver, uninterrupted):
+def test_a_run_killed_before_its_first_checkpoint_starts_again(
+    folder, driver, uninterrupted, capsys
+):
     driver.at(70, lambda run: crash())
     with pytest.raises(Crash):
         tb.train(config(run_dir=str(folder)))
     assert not checkpoints(folder)
+    capsys.readouterr()
     assert resume(folder) == 0
+    assert "There is no checkpoint yet: the run starts again" in capsys.readouterr().out
     assert driver.outcome() == uninterrupted
 
 
@@ -1274,6 +1278,57 @@ def test_no_run_to_resume(folder, tmp_path, capsys):
         assert tb.main(["--resume", *arguments]) == 2
         assert len(capsys.readouterr().err.splitlines()) == 1
     assert not folder.exists()
+
+
+def test_a_copy_without_checkpoints_is_not_begun_anew(folder, driver, capsys):
+    """As the runs that are shipped: a new beginning would overwrite what is there."""
+    crashed_run(folder, driver, frame=70)
+    shutil.rmtree(folder / "checkpoints")
+    (folder / "model.keras").rename(folder / "best.keras")
+    before = files_in(folder)
+    capsys.readouterr()
+    assert resume(folder) == 2
+    (sentence,) = capsys.readouterr().err.splitlines()
+    assert "no checkpoints to resume from" in sentence
+    assert files_in(folder) == before
+
+
+def test_train_takes_the_same_care_as_the_command_line(folder, driver, uninterrupted, monkeypatch):
+    crashed_run(folder, driver)
+    before = files_in(folder)
+    for changes in ({"gamma": 0.5}, {"max_memory_length": 300}):
+        (name,) = changes
+        with pytest.raises(tb.UsageError, match=name.replace("_", "-")):
+            tb.train(config(run_dir=str(folder), **changes), resume=True)
+    with pytest.raises(tb.UsageError, match="holds no run"):
+        tb.train(config(run_dir=str(folder.with_name("mistyped"))), resume=True)
+    assert not folder.with_name("mistyped").exists()
+    assert files_in(folder) == before
+    monkeypatch.setattr(checkpoint, "RUNS", folder.parent)
+    tb.train(config(checkpoint_minutes=7.0), resume=True)  # the newest, as none is named
+    assert driver.outcome() == uninterrupted
+
+
+def test_a_changed_network_or_optimizer_is_refused_and_changes_nothing(written):
+    learner = make_learner()
+    other = keras.Sequential([keras.Input((84, 84, 4), dtype="uint8"), keras.layers.Flatten()])
+    rmsprop = keras.optimizers.RMSprop(0.01, centered=True)
+    rmsprop.build(learner.model.trainable_variables)
+    for changes in ({"model": other}, {"optimizer": rmsprop}):
+        changed = dataclasses.replace(learner, **changes)
+        before = contents(changed)
+        with pytest.raises(tb.UsageError, match="another network or optimizer"):
+            checkpoint.read_checkpoint(written.folder, changed)
+        assert contents(changed) == before
+
+
+def test_numbers_of_numpy_in_progress_are_kept(written):
+    written.learner.progress.running_reward = np.float32(0.25)
+    play(written.learner, 1)
+    checkpoint.write_checkpoint(written.folder, written.learner, {})
+    target = blank(written.learner)
+    checkpoint.read_checkpoint(written.folder, target)
+    assert target.progress.running_reward == 0.25
 
 
 def test_a_newer_checkpoint_is_refused_by_name(folder, driver, capsys):

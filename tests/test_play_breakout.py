@@ -703,6 +703,8 @@ def test_which_model_a_run_folder_means(short_run, tmp_path, capsys):
     assert pb.find_model(tmp_path, "best") == (tmp_path / "best.keras", *game)
     assert pb.find_model(tmp_path, "latest") == (tmp_path / "model.keras", *game)
     assert capsys.readouterr().out == ""
+    (tmp_path / "model.keras").unlink()
+    assert "leave out --model latest" in refusal(capsys, tmp_path, "--model", "latest")
     sentence = refusal(capsys, tmp_path, "--env-id", "PongNoFrameskip-v4")
     assert "plays BreakoutNoFrameskip-v4" in sentence
 

@@ -87,6 +87,14 @@ def test_runs_are_gathered_whose_settings_differ_only_in_the_seed(tmp_path):
     assert pp.label_groups(groups[:1]) == ["mean of 3 seeds (band: min to max)"]
 
 
+def test_runs_of_one_seed_are_not_two_seeds(tmp_path):
+    """The script was changed between them: a mean would mix two algorithms."""
+    runs = [make_run(tmp_path / f"{name}{n}", [1], seed=n) for name in "ab" for n in (1, 2)]
+    groups = pp.group_runs(read_runs(*runs, make_run(tmp_path / "c", [1], gamma=0.9)))
+    assert pp.label_groups(groups) == ["a1", "a2", "b1", "b2", "c"]
+    assert [len(group) for group in groups] == [1] * 5
+
+
 def test_the_mean_goes_as_far_as_all_runs_have_come(tmp_path):
     runs = read_runs(
         make_run(tmp_path / "a", ["", 1, 6, 9]), make_run(tmp_path / "b", [1, 3, 2], seed=2)

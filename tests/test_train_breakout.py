@@ -86,6 +86,16 @@ def test_config_refuses_a_value_without_sense_and_names_the_field(name, value):
         Config(**{name: value})
 
 
+def test_config_takes_the_numbers_of_numpy_as_its_own():
+    config = Config(seed=np.int64(3), learning_rate=np.float64(0.5), gamma=np.int32(1))
+    assert config == Config(seed=3, learning_rate=0.5, gamma=1.0)
+    assert [type(v) for v in (config.seed, config.learning_rate, config.gamma)] == [
+        int,
+        float,
+        float,
+    ]
+
+
 @pytest.mark.parametrize(
     ("settings", "named"),
     [
