@@ -134,7 +134,7 @@ def holds_run(folder):
     )
 
 
-def cannot_be_written(folder, error):
+def unwritable_run_folder(folder, error):
     """Returns the UsageError for a run folder that cannot be used."""
     return UsageError(
         f"The run folder {folder} cannot be written ({error.strerror}): "
@@ -155,7 +155,7 @@ def new_run_folder(config):
                     "or give another folder with --run-dir."
                 )
         except OSError as error:
-            raise cannot_be_written(folder, error) from None
+            raise unwritable_run_folder(folder, error) from None
         return folder
     game = config.env_id.split("NoFrameskip")[0].replace("/", "-")
     name = f"{game}-seed{config.seed}-{datetime.now():%Y%m%d-%H%M%S}"
@@ -691,7 +691,7 @@ class Run:
             ) from None
         except OSError as error:
             if not self.resume:
-                raise cannot_be_written(self.folder, error) from None
+                raise unwritable_run_folder(self.folder, error) from None
             raise UsageError(
                 f"The run in {self.folder} cannot go on, since its folder cannot be written "
                 f"({error.strerror}): make it writable first."
@@ -719,7 +719,10 @@ class Run:
         if self.stop_signal is None:
             self.stop_signal, self._signal_time = signum, now
         elif signum != signal.SIGHUP and now - self._signal_time > SAME_SIGNAL:
-            signal.signal(signum, signal.SIG_DFL)  # the second one ends the process at once
+            # The second one is obeyed at once. An interrupted notebook lives on.
+            if signum == signal.SIGINT:
+                raise KeyboardInterrupt
+            signal.signal(signum, signal.SIG_DFL)
             os.kill(os.getpid(), signum)
 
     def _write_config(self):

@@ -105,9 +105,12 @@ class WholeGame(gym.Wrapper):
         self.max_emulator_frames = max_emulator_frames
         self.over = True
         self._seen = []
+        # Some games (Beam Rider, Assault) begin otherwise the first time than after another one.
+        self._unplayed = self.unwrapped.ale.cloneState(include_rng=True)
 
     def begin(self):
         """Makes the next reset the start of the game that is followed."""
+        self.unwrapped.ale.restoreState(self._unplayed)
         self.score, self.over, self.at_limit = 0.0, False, False
         self._seen = []
 

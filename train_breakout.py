@@ -78,7 +78,7 @@ os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 @contextlib.contextmanager
 def quiet_tensorflow():
     """Hides what TensorFlow's C++ writes while it starts, unless the user asks for it."""
-    if os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3") != "3":
+    if os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3") != "3" or sys.stderr is None:
         yield
         return
     # Some lines come before that setting is read, past Python's sys.stderr.
@@ -639,13 +639,13 @@ def use_memory_as_needed():
     try:
         for gpu in tf.config.list_physical_devices("GPU"):
             tf.config.experimental.set_memory_growth(gpu, True)
-    except RuntimeError:
-        pass  # TensorFlow is in use already, in a notebook say
+    except (RuntimeError, ValueError):
+        pass  # TensorFlow is in use already or the GPU divided, in a notebook say
 
 
 def device_name():
     """Returns the name of the GPU that TensorFlow computes on, or "CPU"."""
-    gpus = tf.config.list_physical_devices("GPU")
+    gpus = tf.config.get_visible_devices("GPU")
     if not gpus:
         return "CPU"
     return tf.config.experimental.get_device_details(gpus[0]).get("device_name", "GPU")
@@ -721,6 +721,8 @@ def main(argv=None):
     except SickRunError as error:
         warn(f"train_breakout.py: {error}")
         return 1
+    except KeyboardInterrupt:  # the second Ctrl-C, or one before the first frame
+        return 130
     if result.stop_signal is not None:
         return 128 + result.stop_signal
     return 1 if result.unsaved else 0

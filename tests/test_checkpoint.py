@@ -502,9 +502,26 @@ def test_the_second_signal_leaves_at_once(folder):
     """It comes while the checkpoint is written that the first one asked for."""
     child = start_child(folder, flags(**SETTINGS), signal="SIGINT", frame=70, change=6)
     assert "Stopped" not in child.communicate()[0]
-    assert child.returncode == -signal.SIGINT
+    assert child.returncode == 130
     assert [int(path.name) for path in checkpoints(folder)] == [60]
     assert resume(folder) == 0
+
+
+def test_the_second_interrupt_leaves_the_notebook_alive(folder, driver, uninterrupted, monkeypatch):
+    def interrupt(*args):
+        os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(checkpoint, "SAME_SIGNAL", 0.0)
+    before = signal.getsignal(signal.SIGINT)
+    driver.at(70, interrupt)
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "write_checkpoint", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            tb.train(config(run_dir=str(folder)))
+    assert signal.getsignal(signal.SIGINT) == before
+    driver.hooks.clear()
+    assert resume(folder) == 0
+    assert driver.outcome() == uninterrupted
 
 
 @pytest.mark.parametrize(("name", "status"), [("SIGHUP", 129), ("SIGTERM", 143)])

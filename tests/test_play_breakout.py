@@ -182,6 +182,15 @@ def test_a_game_is_decided_by_seed_and_number_alone():
     assert trace(env, game, 6, 1) != in_order[0] != in_order[1]
 
 
+def test_a_game_after_others_is_the_game_played_alone():
+    """Beam Rider begins otherwise the first time than after another game."""
+    game_id = "BeamRiderNoFrameskip-v4"
+    *_, after = pb.play_games(*pb.make_game(game_id, max_emulator_frames=3000), None, 1.0, 42, 3)
+    env, game = pb.make_game(game_id, max_emulator_frames=3000)
+    *_, last = pb.play_game(env, game, None, 1.0, 42, 3)
+    assert (last.score, game.emulator_frames) == (after.points, after.emulator_frames)
+
+
 def test_the_random_agent_scores_what_chance_does():
     env, game = pb.make_game(pb.BREAKOUT)
     scores = list(pb.play_games(env, game, None, 1.0, 42, 200))
