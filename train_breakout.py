@@ -15,8 +15,8 @@ observed step):
 
     Q(s, a) = reward + gamma * max over a' of Q(next state, a')
 
-After the last step of an episode no state follows, and the second term is dropped. (This
-script sets the whole right side to -1 there, as the tutorial does that it takes after:
+After the last step of an episode no state follows, and the second term is dropped. (The
+tutorial that this script takes after sets the whole right side to -1 there:
 `terminal_value`.)
 
 Q-learning (Watkins and Dayan 1992) moves the left side towards the right side, again and
