@@ -2,11 +2,15 @@
 
 import os
 import shutil
+import signal
 import subprocess
 from types import SimpleNamespace
 
 # What is promised bit for bit is promised of the CPU. Set before TensorFlow is imported.
 os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
+
+# Under nohup it would be ignored, by what is tested as well.
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 # First, since it chooses the kernels: all tests compute with the same.
 import train_breakout  # noqa: F401
