@@ -486,6 +486,7 @@ def train(config, resume=False):
         UsageError: the game, the run folder or the window cannot be used as asked, or
             there is no such run to continue.
         SickRunError: the loss or a weight is no longer finite.
+        KeyboardInterrupt: interrupted once more while the first interrupt was being obeyed.
     """
     if resume:
         config = resumed_config(type(config), vars(config))
