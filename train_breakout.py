@@ -646,7 +646,7 @@ def use_memory_as_needed():
 
 def device_name():
     """Returns the name of the GPU that TensorFlow computes on, or "CPU"."""
-    gpus = tf.config.get_visible_devices("GPU")
+    gpus = tf.config.list_physical_devices("GPU")
     if not gpus:
         return "CPU"
     return tf.config.experimental.get_device_details(gpus[0]).get("device_name", "GPU")
