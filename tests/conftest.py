@@ -9,9 +9,6 @@ from types import SimpleNamespace
 # What is promised bit for bit is promised of the CPU. Set before TensorFlow is imported.
 os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
 
-# Under nohup it would be ignored, by what is tested as well.
-signal.signal(signal.SIGHUP, signal.SIG_DFL)
-
 # First, since it chooses the kernels: all tests compute with the same.
 import train_breakout  # noqa: F401
 
@@ -19,6 +16,9 @@ import train_breakout  # noqa: F401
 import gymnasium as gym
 import numpy as np
 import pytest
+
+# Under nohup it would be ignored, by what is tested as well.
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 # 99.9 % points of the chi-square distribution by degrees of freedom (NIST/SEMATECH
 # e-Handbook of Statistical Methods, table 1.3.6.7.4).
