@@ -24,6 +24,7 @@ import train_breakout  # noqa: F401
 
 # isort: split
 import argparse
+import itertools
 import math
 
 import cv2
@@ -359,14 +360,12 @@ def film(moments, names, q_values=None, scale=2, start=0.0, seconds=None):
         UsageError: the game was over before `start`.
     """
     skipped = round(start * STEPS_PER_SECOND)
-    steps = math.inf if seconds is None else max(1, round(seconds * STEPS_PER_SECOND))
+    last = None if seconds is None else skipped + max(1, round(seconds * STEPS_PER_SECOND))
     count = 0
-    for count, moment in enumerate(moments, 1):
+    for count, moment in enumerate(itertools.islice(moments, last), 1):
         if count > skipped:
             asked = q_values is not None and moment.state is not None
             yield draw(moment, names, q_values(moment.state) if asked else None, scale)
-        if count >= skipped + steps:
-            return
     if count <= skipped:
         lasted = count / STEPS_PER_SECOND
         raise UsageError(f"The game lasted {lasted:.1f} s: give a --video-start below that.")
@@ -541,9 +540,9 @@ def find_model(path, choice):
             return best, env_id
         if latest.exists():
             say("There is no best.keras yet, it takes 100 games: model.keras plays.")
-    if not latest.exists() and best.exists():
-        raise UsageError(f"{path} holds no model.keras: leave out --model latest.")
     if not latest.exists():
+        if best.exists():
+            raise UsageError(f"{path} holds no model.keras: leave out --model latest.")
         raise UsageError(f"{path} holds no model yet: wait for the run's first checkpoint.")
     return latest, env_id
 
