@@ -1,0 +1,144 @@
+"""Does an agent get what it expects? Its Q-values against the returns that follow them.
+
+    python examples/overestimation.py results/keras-defaults-seed42     # or your own run
+
+Q-learning takes the largest of several uncertain estimates as the value of the next state.
+The largest is more often one that errs upwards, so its errors do not cancel, and the
+Q-values come out too high. In their study of this, van Hasselt, Guez and Silver (Deep
+Reinforcement Learning with Double Q-learning, AAAI 2016) saw the scores of some Atari games
+fall just when the values rose above what the agent got.
+
+A rising mean max Q does not show it by itself, since a better agent rightly expects more.
+So this plays games as play_breakout.py does, and compares two numbers for each action:
+
+    expected: the Q-value of the action taken, at that moment
+    got:      the discounted, clipped rewards from then until the life was lost, and
+              `terminal_value` for losing it: what the update wants the Q-value to be
+
+One action in twenty is random, which the network does not know. A small excess is its due.
+"""
+
+import argparse
+import itertools
+import sys
+from pathlib import Path
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import play_breakout as pb
+from train_breakout import (
+    ArgumentParser,
+    Config,
+    UsageError,
+    greedy_policy,
+    make_q_values,
+    resumed_config,
+    say,
+    use_memory_as_needed,
+    warn,
+)
+
+
+def steps_of(moments, q_values):
+    """Yields `(expected, reward, lost)` for each action of a game.
+
+    Args:
+        moments: what `play_game` yields.
+        q_values: function from a state to its Q-values.
+
+    Yields:
+        The Q-value of the action taken, its clipped reward, and whether it lost a life.
+    """
+    for now, after in itertools.pairwise(moments):
+        if now.action is not None:
+            lost = after.lives < now.lives or after.note == "game over"
+            yield q_values(now.state)[now.action], np.sign(after.score - now.score), lost
+
+
+def discounted_returns(rewards, lost, gamma, terminal_value):
+    """Returns the return from each step to the end of its life, as the update defines it.
+
+    Args:
+        rewards, lost: of each step: its clipped reward, and whether it lost a life.
+        gamma, terminal_value: as in Config.
+
+    Returns:
+        float64 `(steps,)`, NaN for the steps of a life whose end was not seen.
+    """
+    returns = np.empty(len(rewards))
+    following = np.nan
+    for step in reversed(range(len(rewards))):
+        if lost[step]:
+            following = rewards[step] if terminal_value is None else terminal_value
+        else:
+            following = rewards[step] + gamma * following
+        returns[step] = following
+    return returns
+
+
+def run(args):
+    """Plays and prints what the arguments ask for. Raises UsageError."""
+    use_memory_as_needed()
+    path, _ = pb.find_model(args.path, args.model)
+    # The return that a network learns is a matter of its run's gamma and terminal value.
+    config = Config()
+    if args.path.is_dir():
+        config = resumed_config(Config, {"run_dir": str(args.path)})
+    env, game = pb.make_game(config.env_id)
+    q_values = make_q_values(pb.load_q_model(path, int(env.action_space.n)), config)
+    policy = greedy_policy(q_values)
+
+    say(f"{path} plays {config.env_id}")
+    games = []
+    for number in range(1, args.episodes + 1):
+        moments = pb.play_game(env, game, policy, args.epsilon, args.seed, number)
+        expected, rewards, lost = map(np.array, zip(*steps_of(moments, q_values), strict=True))
+        got = discounted_returns(rewards, lost, config.gamma, config.terminal_value)
+        seen = np.isfinite(got)
+        if not seen.any():
+            say(f"game {number}: score {game.score:g}, no life lost in it, left out")
+            continue
+        games.append((expected[seen], got[seen]))
+        say(
+            f"game {number}: score {game.score:g}, expected {expected[seen].mean():.2f}, "
+            f"got {got[seen].mean():.2f}"
+        )
+    env.close()
+    if len(games) < 2:
+        raise UsageError("Fewer than two games can be used: give more --episodes.")
+
+    expected, got = (np.concatenate(values) for values in zip(*games, strict=True))
+    # Steps of one game are not independent of each other, games are.
+    excess = [e.mean() - g.mean() for e, g in games]
+    error = np.std(excess, ddof=1) / np.sqrt(len(games))
+    say(
+        f"expected {expected.mean():.2f}, got {got.mean():.2f}: too much by "
+        f"{(expected - got).mean():.2f} (standard error {error:.2f}), over {len(got)} actions "
+        f"in {len(games)} games, epsilon {args.epsilon:g}, seed {args.seed}"
+    )
+
+
+def main(argv=None):
+    """Runs the command line. Returns the exit status."""
+    parser = ArgumentParser(prog="overestimation.py", description=__doc__.splitlines()[0])
+    parser.formatter_class = argparse.ArgumentDefaultsHelpFormatter
+    add = parser.add_argument
+    add("path", type=Path, metavar="PATH", help="a run folder or a .keras file")
+    add("--model", choices=("best", "latest"), default="best", help="which of a run folder")
+    add("--episodes", type=pb.bounded(int, 2), default=30, metavar="N", help="games to play")
+    add("--epsilon", type=pb.bounded(float, 0, 1), default=0.05, help="share of random actions")
+    add("--seed", type=pb.bounded(int, 0, 2**32 - 1), default=42, help="as in play_breakout.py")
+    try:
+        run(parser.parse_args(argv))
+    except UsageError as error:
+        warn(f"overestimation.py: {error}")
+        return 2
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

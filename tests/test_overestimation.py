@@ -1,0 +1,123 @@
+"""The overestimation example: that "expected" and "got" are what they are said to be."""
+
+import math
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from examples import overestimation
+
+# isort: split
+import play_breakout as pb
+from train_breakout import Config, create_q_model, greedy_policy, make_q_values
+from wrappers import make_atari, wrap_deepmind
+
+SHIPPED = Path(pb.__file__).parent / "results" / "keras-defaults-seed42"
+
+
+@pytest.fixture(scope="module")
+def q_values():
+    return make_q_values(pb.load_q_model(SHIPPED / "best.keras", 4), Config())
+
+
+def test_rewards_and_lives_are_those_of_training(q_values):
+    env, game = pb.make_game(pb.BREAKOUT, max_emulator_frames=4000)
+    states = []
+
+    def policy(state):
+        # To one side after a while, or it would not lose a life so soon.
+        states.append(np.asarray(state))
+        return greedy_policy(q_values)(state) if len(states) < 600 else 3
+
+    moments = list(pb.play_game(env, game, policy, 0.0, 7, 1))
+    steps = list(overestimation.steps_of(moments, q_values))
+    actions = [moment.action for moment in moments if moment.action is not None]
+
+    env = wrap_deepmind(make_atari(pb.BREAKOUT), frame_stack=True)
+    env.unwrapped.np_random = np.random.default_rng((7, 1))
+    state, _ = env.reset()
+    for seen, action, (expected, reward, lost) in zip(states, actions, steps, strict=True):
+        np.testing.assert_array_equal(state, seen)
+        assert expected == q_values(seen)[action]
+        state, clipped, terminated, _, _ = env.step(action)
+        assert (reward, lost) == (clipped, terminated)
+        if terminated:
+            state, _ = env.reset()
+    assert sum(reward for _, reward, _ in steps) > 10
+    assert sum(lost for _, _, lost in steps) == 5
+
+
+def test_without_lives_a_step_ends_an_episode_only_where_the_game_is_over():
+    # As in Pong. At the frame limit nothing is lost.
+    moments = [pb.Moment(None, score, 0, "", state=0, action=1) for score in (0, -1, -1)]
+    for note, lost in (("game over", True), ("frame limit", False)):
+        steps = overestimation.steps_of([*moments, pb.Moment(None, 4, 0, note)], lambda _: [5, 6])
+        assert list(steps) == [(6, -1, False), (6, 0, False), (6, 1, lost)]
+
+
+def test_a_return_is_discounted_to_the_loss_of_the_life():
+    rewards, lost = [0, 1, 0, 1, 0, 1, 0], [0, 0, 1, 0, 1, 0, 0]
+    got = overestimation.discounted_returns(rewards, lost, 0.5, -1.0)
+    np.testing.assert_array_equal(got, [0.25, 0.5, -1, 0.5, -1, np.nan, np.nan])
+    # With the reward of the last step in place of -1.
+    got = overestimation.discounted_returns([0, 1], [0, 1], 0.5, None)
+    np.testing.assert_array_equal(got, [0.5, 1])
+
+
+def test_the_games_are_those_of_play_breakout(q_values, capsys):
+    # Half the actions are random, which makes the games short.
+    options = ["--episodes", "3", "--epsilon", "0.5"]
+    assert overestimation.main([str(SHIPPED), *options]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    env, game = pb.make_game(pb.BREAKOUT)
+    scores = [s.points for s in pb.play_games(env, game, greedy_policy(q_values), 0.5, 42, 3)]
+    played = [float(re.match(r"game \d: score (\d+)", line)[1]) for line in lines[1:4]]
+    assert played == scores
+
+    used = [re.search(r"expected (\S+), got (\S+)$", line) for line in lines[1:4]]
+    excess = [float(found[1]) - float(found[2]) for found in used]
+    error = float(re.search(r"\(standard error (\S+)\)", lines[-1])[1])
+    assert error == pytest.approx(np.std(excess, ddof=1) / math.sqrt(len(excess)), abs=0.02)
+
+
+def test_games_without_a_lost_life_are_left_out(tmp_path, monkeypatch, capsys):
+    make_game = pb.make_game
+    monkeypatch.setattr(pb, "make_game", lambda env_id: make_game(env_id, True, 100))
+    assert overestimation.main([str(SHIPPED), "--episodes", "2"]) == 2
+    printed = capsys.readouterr()
+    assert printed.out.count("no life lost in it, left out") == 2
+    assert printed.err == (
+        "overestimation.py: Fewer than two games can be used: give more --episodes.\n"
+    )
+
+
+def test_a_run_is_judged_by_its_own_settings(tmp_path, capsys):
+    create_q_model(4).save(tmp_path / "best.keras")
+    text = (SHIPPED / "config.json").read_text()
+    text = text.replace('"gamma": 0.99', '"gamma": 0.0')
+    (tmp_path / "config.json").write_text(
+        text.replace('"terminal_value": -1.0', '"terminal_value": -1000.0')
+    )
+    assert overestimation.main([str(tmp_path), "--episodes", "2", "--epsilon", "1"]) == 0
+    last = capsys.readouterr().out.splitlines()[-1]
+    got = float(re.search(r"got (\S+):", last)[1])
+    actions = int(re.search(r"over (\d+) actions", last)[1])
+    # Every life costs 1000, at its last step only; the rewards are few.
+    assert got == pytest.approx(-1000 * 10 / actions, abs=0.1)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["nowhere"], "There is no nowhere: give a run folder or a .keras file."),
+        ([str(SHIPPED), "--episodes", "1"], "argument --episodes: 1 is not at least 2"),
+    ],
+)
+def test_bad_input_gets_one_sentence_and_status_2(arguments, sentence, capsys):
+    try:
+        status = overestimation.main(arguments)
+    except SystemExit as stop:
+        status = stop.code
+    assert (status, capsys.readouterr().err) == (2, f"overestimation.py: {sentence}\n")
