@@ -1,6 +1,7 @@
 """Does an agent get what it expects? Its Q-values against the returns that follow them.
 
     python examples/overestimation.py results/keras-defaults-seed42     # or your own run
+    python examples/overestimation.py RUN/snapshots/001000000.keras     # or a part of it
 
 Q-learning takes the largest of several uncertain estimates as the value of the next state.
 The largest is more often one that errs upwards, so its errors do not cancel, and the
@@ -13,9 +14,11 @@ So this plays games as play_breakout.py does, and compares two numbers for each 
 
     expected: the Q-value of the action taken, at that moment
     got:      the discounted, clipped rewards from then until the life was lost, and
-              `terminal_value` for losing it: what the update wants the Q-value to be
+              `terminal_value` in place of the reward that losing it brought: what the
+              Q-value would be if it were right
 
-One action in twenty is random, which the network does not know. A small excess is its due.
+Q-values are of play without random actions. Here one action in twenty is random, so some of
+an excess is no error: `--epsilon 0.01` leaves less of it.
 """
 
 import argparse
@@ -53,7 +56,8 @@ def steps_of(moments, q_values):
     """
     for now, after in itertools.pairwise(moments):
         if now.action is not None:
-            lost = after.lives < now.lives or after.note == "game over"
+            # As in EpisodicLifeEnv: no lives left is no end yet, the game over is.
+            lost = 0 < after.lives < now.lives or after.note == "game over"
             yield q_values(now.state)[now.action], np.sign(after.score - now.score), lost
 
 
@@ -78,57 +82,96 @@ def discounted_returns(rewards, lost, gamma, terminal_value):
     return returns
 
 
+def mean_and_error(games):
+    """Returns the mean over all steps of all games, and its standard error.
+
+    Games are independent of each other, the steps of one game are not. So this is the error
+    of a ratio: the sum of a game's values over the number of its steps, both of which vary.
+
+    Args:
+        games: arrays `(steps,)`, two or more, one a game.
+    """
+    sums, counts = np.array([[game.sum(), len(game)] for game in games]).T
+    mean = sums.sum() / counts.sum()
+    return mean, np.std(sums - mean * counts, ddof=1) / np.sqrt(len(games)) / counts.mean()
+
+
+def config_of(path):
+    """Returns the settings of the run that a model belongs to.
+
+    What an agent should get depends on them: on gamma, the terminal value and the game.
+
+    Args:
+        path: pathlib.Path of a .keras file, in a run's folder or in one inside that.
+
+    Raises:
+        UsageError: there is no config.json in either folder, or it cannot be used.
+    """
+    for folder in path.absolute().parents[:2]:
+        if (folder / "config.json").is_file():
+            return resumed_config(Config, {"run_dir": str(folder)})
+    raise UsageError(
+        f"There is no config.json for {path}: put that of its run beside it, since what an agent "
+        "should get depends on the run's settings."
+    )
+
+
 def run(args):
     """Plays and prints what the arguments ask for. Raises UsageError."""
     use_memory_as_needed()
     path, _ = pb.find_model(args.path, args.model)
-    # The return that a network learns is a matter of its run's gamma and terminal value.
-    config = Config()
-    if args.path.is_dir():
-        config = resumed_config(Config, {"run_dir": str(args.path)})
+    config = config_of(path)
     env, game = pb.make_game(config.env_id)
     q_values = make_q_values(pb.load_q_model(path, int(env.action_space.n)), config)
     policy = greedy_policy(q_values)
 
-    say(f"{path} plays {config.env_id}")
+    say(
+        f"{path} plays {config.env_id}: gamma {config.gamma:g}, "
+        f"terminal value {config.terminal_value}"
+    )
     games = []
     for number in range(1, args.episodes + 1):
         moments = pb.play_game(env, game, policy, args.epsilon, args.seed, number)
         expected, rewards, lost = map(np.array, zip(*steps_of(moments, q_values), strict=True))
         got = discounted_returns(rewards, lost, config.gamma, config.terminal_value)
         seen = np.isfinite(got)
-        if not seen.any():
-            say(f"game {number}: score {game.score:g}, no life lost in it, left out")
-            continue
-        games.append((expected[seen], got[seen]))
-        say(
-            f"game {number}: score {game.score:g}, expected {expected[seen].mean():.2f}, "
-            f"got {got[seen].mean():.2f}"
-        )
+        line = f"game {number}: score {game.score:g}"
+        if seen.any():
+            games.append((expected[seen], got[seen], (expected - got)[seen]))
+            line += f", expected {expected[seen].mean():.2f}, got {got[seen].mean():.2f}"
+        if not seen.all():
+            line += f", left out {np.sum(~seen)} actions of a life that did not end"
+        say(line)
     env.close()
     if len(games) < 2:
         raise UsageError("Fewer than two games can be used: give more --episodes.")
 
-    expected, got = (np.concatenate(values) for values in zip(*games, strict=True))
-    # Steps of one game are not independent of each other, games are.
-    excess = [e.mean() - g.mean() for e, g in games]
-    error = np.std(excess, ddof=1) / np.sqrt(len(games))
+    means = zip(("expected", "got", "too much by"), zip(*games, strict=True), strict=True)
+    means = ("{} {:.2f} ({:.2f})".format(name, *mean_and_error(values)) for name, values in means)
     say(
-        f"expected {expected.mean():.2f}, got {got.mean():.2f}: too much by "
-        f"{(expected - got).mean():.2f} (standard error {error:.2f}), over {len(got)} actions "
-        f"in {len(games)} games, epsilon {args.epsilon:g}, seed {args.seed}"
+        f"{', '.join(means)}: means over {sum(len(got) for _, got, _ in games)} actions "
+        f"(standard errors, from {len(games)} games), epsilon {args.epsilon:g}, seed {args.seed}"
     )
 
 
 def main(argv=None):
     """Runs the command line. Returns the exit status."""
-    parser = ArgumentParser(prog="overestimation.py", description=__doc__.splitlines()[0])
-    parser.formatter_class = argparse.ArgumentDefaultsHelpFormatter
+    parser = ArgumentParser(
+        prog="overestimation.py",
+        description=__doc__.splitlines()[0],
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        allow_abbrev=False,
+    )
     add = parser.add_argument
     add("path", type=Path, metavar="PATH", help="a run folder or a .keras file")
     add("--model", choices=("best", "latest"), default="best", help="which of a run folder")
     add("--episodes", type=pb.bounded(int, 2), default=30, metavar="N", help="games to play")
-    add("--epsilon", type=pb.bounded(float, 0, 1), default=0.05, help="share of random actions")
+    add(
+        "--epsilon",
+        type=pb.bounded(float, 0, 1),
+        default=0.05,
+        help="share of random actions; at 0 some games are the same, and the errors too small",
+    )
     add("--seed", type=pb.bounded(int, 0, 2**32 - 1), default=42, help="as in play_breakout.py")
     try:
         run(parser.parse_args(argv))
