@@ -170,7 +170,7 @@ def main(argv=None):
         "--epsilon",
         type=pb.bounded(float, 0, 1),
         default=0.05,
-        help="share of random actions; at 0 some games are the same, and the errors too small",
+        help="share of random actions; near 0 games repeat, and the errors are too small",
     )
     add("--seed", type=pb.bounded(int, 0, 2**32 - 1), default=42, help="as in play_breakout.py")
     try:
