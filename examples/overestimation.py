@@ -146,8 +146,11 @@ def run(args):
     if len(games) < 2:
         raise UsageError("Fewer than two games can be used: give more --episodes.")
 
-    means = zip(("expected", "got", "too much by"), zip(*games, strict=True), strict=True)
-    means = ("{} {:.2f} ({:.2f})".format(name, *mean_and_error(values)) for name, values in means)
+    means = []
+    columns = zip(*games, strict=True)
+    for name, column in zip(("expected", "got", "too much by"), columns, strict=True):
+        mean, error = mean_and_error(column)
+        means.append(f"{name} {mean:.2f} ({error:.2f})")
     say(
         f"{', '.join(means)}: means over {sum(len(got) for _, got, _ in games)} actions "
         f"(standard errors, from {len(games)} games), epsilon {args.epsilon:g}, seed {args.seed}"
