@@ -32,7 +32,7 @@ import gymnasium as gym
 import keras
 import numpy as np
 
-from checkpoint import (
+from support.checkpoint import (
     UsageError,
     replacing,
     require_writable,

@@ -101,7 +101,7 @@ import gymnasium as gym
 import numpy as np
 from keras import layers
 
-from checkpoint import (
+from support.checkpoint import (
     Learner,
     Run,
     SickRunError,

@@ -21,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import train_breakout
 from benchmarks.throughput import fill, machine, resident_memory
-from checkpoint import Learner, read_checkpoint, write_checkpoint
+from support.checkpoint import Learner, read_checkpoint, write_checkpoint
 
 
 def folder_size(folder):

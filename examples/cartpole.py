@@ -41,7 +41,7 @@ import keras
 import tensorflow as tf
 from keras import layers
 
-from checkpoint import require_writable
+from support.checkpoint import require_writable
 
 CONFIG = Config(
     max_frames=50_000,

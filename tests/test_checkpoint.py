@@ -32,8 +32,8 @@ import numpy as np
 import pytest
 from keras import layers
 
-import checkpoint
 import train_breakout as tb
+from support import checkpoint
 
 SETTINGS = {
     "seed": 7,

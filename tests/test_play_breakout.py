@@ -17,7 +17,7 @@ from train_breakout import Config, create_q_model, keras, make_q_values, train
 
 # isort: split
 import play_breakout as pb
-from checkpoint import UsageError, resumed_config
+from support.checkpoint import UsageError, resumed_config
 from wrappers import WarpFrame
 
 ROOT = Path(pb.__file__).parent
