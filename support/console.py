@@ -1,0 +1,75 @@
+"""What is said to the user, and the errors that are sentences."""
+
+import argparse
+import errno
+import os
+import signal
+import sys
+from pathlib import Path
+
+PROJECT = Path(__file__).resolve().parent.parent
+
+
+class UsageError(ValueError):
+    """What the user asked for cannot be done; the message says, in a sentence, what can."""
+
+
+class SickRunError(RuntimeError):
+    """A run cannot go on: its network is no longer finite, or its folder is gone."""
+
+
+def say(text, end="\n", stream="stdout"):
+    """Prints and flushes; a closed terminal or pipe does not end a run."""
+    try:
+        print(text, end=end, file=getattr(sys, stream), flush=True)
+    except (OSError, ValueError) as error:
+        # A full disk under a redirected stream may be freed again.
+        if getattr(error, "errno", None) != errno.ENOSPC:
+            setattr(sys, stream, open(os.devnull, "w"))  # noqa: SIM115
+
+
+def warn(text):
+    """The same, on standard error."""
+    say(text, stream="stderr")
+
+
+class ArgumentParser(argparse.ArgumentParser):
+    """A parser that takes no abbreviations, and whose errors are one sentence."""
+
+    def __init__(self, **options):
+        super().__init__(allow_abbrev=False, **options)
+
+    def error(self, message):
+        self.exit(2, f"{self.prog}: {message}\n")
+
+
+def is_script():
+    """Whether a script of this project runs, and not a notebook, a test, or a user's program."""
+    path = Path(getattr(sys.modules["__main__"], "__file__", "")).resolve()
+    return path.parent in (PROJECT, PROJECT / "examples", PROJECT / "benchmarks")
+
+
+def quit_on_interrupt():
+    """Lets Ctrl-C end the process without a word, until `exit_status` takes over.
+
+    As an exception inside of TensorFlow's imports it would come out as any of many tracebacks.
+    """
+    signal.signal(signal.SIGINT, lambda *_: os._exit(130))
+
+
+def exit_status(name, work, *args):
+    """Does the work of a script. Returns its exit status, or 0 if `work` returns None.
+
+    Args:
+        name: the name of the script, for its sentences.
+        work: function of `args`.
+    """
+    try:
+        if is_script():
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+        return work(*args) or 0
+    except (UsageError, SickRunError) as error:
+        warn(f"{name}: {error}")
+        return 2 if isinstance(error, UsageError) else 1
+    except KeyboardInterrupt:
+        return 130

@@ -1,0 +1,93 @@
+"""Starts TensorFlow, as this project needs it, and says what it computes on.
+
+Importing this module loads TensorFlow and Keras, so it comes before either of them.
+"""
+
+import contextlib
+import os
+import platform
+import shutil
+import sys
+from importlib.metadata import version
+
+from support.console import UsageError, is_script, quit_on_interrupt, say, warn
+
+if "keras" in sys.modules and sys.modules["keras"].backend.backend() != "tensorflow":
+    raise ImportError(
+        "This project needs Keras on TensorFlow, but another backend is loaded already: "
+        "import train_breakout first, or set KERAS_BACKEND=tensorflow."
+    )
+os.environ["KERAS_BACKEND"] = "tensorflow"
+# A GPU's memory as it is needed, so that several runs can share one.
+os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")
+# Intel's kernels for the CPU: on AMD's too, where TensorFlow leaves them off, they take a
+# quarter off the update (docs/speed.md).
+os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
+
+
+@contextlib.contextmanager
+def quiet():
+    """Hides what TensorFlow's C++ writes while it starts, unless the user asks for it."""
+    if os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3") != "3" or sys.stderr is None:
+        yield
+        return
+    # Some lines come before that setting is read, past Python's sys.stderr.
+    with open(os.devnull, "w") as nowhere:
+        stderr = os.dup(2)
+        os.dup2(nowhere.fileno(), 2)
+        try:
+            yield
+        finally:
+            os.dup2(stderr, 2)
+            os.close(stderr)
+
+
+if is_script():
+    quit_on_interrupt()
+    say("Starting TensorFlow ...")
+with quiet():
+    import keras
+    import tensorflow as tf
+
+
+def device_name():
+    """Returns the name of the GPU that TensorFlow computes on, or "CPU"."""
+    gpus = tf.config.list_physical_devices("GPU")
+    if not gpus:
+        return "CPU"
+    return tf.config.experimental.get_device_details(gpus[0]).get("device_name", "GPU")
+
+
+def describe_device():
+    """Returns the lines about the device and the versions; warns of a GPU that is left unused."""
+    device = device_name()
+    has_nvidia = os.path.exists("/proc/driver/nvidia/version") or shutil.which("nvidia-smi")
+    is_hidden = os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1")  # as the user wants it
+    if device == "CPU" and has_nvidia and not is_hidden:
+        warn(
+            "Warning: an NVIDIA GPU is present, but TensorFlow cannot use it. To train on it: "
+            "pip install -r requirements.txt"
+        )
+    versions = ", ".join(f"{name} {version}" for name, version in versions_in_use().items())
+    return f"device: {device}\nversions: {versions}"
+
+
+def versions_in_use():
+    """Returns the versions that decide the bits of a run, by name."""
+    return {
+        "Python": platform.python_version(),
+        "TensorFlow": tf.__version__,
+        "Keras": keras.__version__,
+        "Gymnasium": version("gymnasium"),
+        "ale-py": version("ale-py"),
+    }
+
+
+def require_memory(transitions, bytes_each):
+    """Raises UsageError if a replay cannot fit into the machine's memory."""
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    if transitions * bytes_each > memory:
+        raise UsageError(
+            f"A replay of {transitions} transitions takes {transitions * bytes_each / 1e9:.1f} GB, "
+            f"and this machine has {memory / 1e9:.1f} GB of memory: lower --max-memory-length."
+        )
