@@ -303,3 +303,13 @@ def wrap_deepmind(env, episode_life=True, clip_rewards=True, frame_stack=False, 
     if frame_stack:
         env = FrameStack(env, 4)
     return env
+
+
+def finished_games(env):
+    """Returns how many whole games have ended, and the mean score of the last 100, or None.
+
+    Gymnasium's RecordEpisodeStatistics counts them, below the wrapper that makes a life an
+    episode. So what it calls an episode is a game here, and its rewards are not clipped.
+    """
+    scores = env.get_wrapper_attr("return_queue")
+    return env.get_wrapper_attr("episode_count"), float(np.mean(scores)) if scores else None

@@ -5,6 +5,7 @@ import errno
 import os
 import signal
 import sys
+import time
 from pathlib import Path
 
 PROJECT = Path(__file__).resolve().parent.parent
@@ -31,6 +32,23 @@ def say(text, end="\n", stream="stdout"):
 def warn(text):
     """The same, on standard error."""
     say(text, stream="stderr")
+
+
+class FrameCounter:
+    """Shows on a terminal, twice a second, that a run goes on."""
+
+    def __init__(self):
+        self.time = 0.0
+
+    def show(self, frame_count):
+        if time.monotonic() - self.time > 0.5 and sys.stdout is not None and sys.stdout.isatty():
+            self.time = time.monotonic()
+            say(f"\rframe {frame_count}", end="")
+
+    def clear(self):
+        if self.time:
+            self.time = 0.0
+            say("\r\x1b[K", end="")
 
 
 class ArgumentParser(argparse.ArgumentParser):

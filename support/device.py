@@ -91,3 +91,12 @@ def require_memory(transitions, bytes_each):
             f"A replay of {transitions} transitions takes {transitions * bytes_each / 1e9:.1f} GB, "
             f"and this machine has {memory / 1e9:.1f} GB of memory: lower --max-memory-length."
         )
+
+
+def require_dtype(states, model):
+    """Raises TypeError unless the states are of the dtype of the model's input."""
+    # Keras would cast silently: frames scaled to [0, 1] would become 0 and 1.
+    wanted = model.inputs[0].dtype
+    if states.dtype != wanted:
+        hint = " It scales frames by itself: pass them unscaled." if wanted == "uint8" else ""
+        raise TypeError(f"The network takes {wanted} states, not {states.dtype.name}.{hint}")

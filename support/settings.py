@@ -89,7 +89,12 @@ def flag(name):
 
 
 def add_flags(parser, settings_class):
-    """Gives an argparse parser a flag for each setting. What is not given stays unset."""
+    """Gives an argparse parser `--resume`, and a flag for each setting, unset if not given."""
+    parser.add_argument(
+        "--resume",
+        action="store_true",
+        help="continue the run of --run-dir, or the newest one under runs/",
+    )
     for field in dataclasses.fields(settings_class):
         (kind, optional), text = field_type(field), field.metadata["help"]
         options = {"action": argparse.BooleanOptionalAction}
@@ -136,34 +141,3 @@ def read_config(folder):
     except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
         raise UsageError(f"{path} cannot be read ({error}): restore it from a copy.") from None
     return content
-
-
-def resumed_settings(settings_class, folder, given):
-    """Returns the settings of a run that is to go on: those of its folder, and those given now.
-
-    Whether they are still the same experiment is known to its checkpoint.
-
-    Args:
-        settings_class: the subclass of Settings.
-        folder: pathlib.Path of the run folder.
-        given: dict of the settings given now.
-
-    Raises:
-        UsageError: config.json cannot be used.
-    """
-    content = read_config(folder)
-    if content["format"] != FORMAT:
-        age = "newer" if content["format"] > FORMAT else "older"
-        raise UsageError(
-            f"The run in {folder} is of an {age} version of this program (format "
-            f"{content['format']}, this one has {FORMAT}): go on with that version."
-        )
-    unknown = set(content["settings"]) - {
-        field.name for field in dataclasses.fields(settings_class)
-    }
-    if unknown:
-        raise UsageError(
-            f"config.json of {folder} has a setting that is not known: "
-            f"{', '.join(sorted(unknown))}."
-        )
-    return settings_class(**content["settings"] | given | {"run_dir": str(folder)})

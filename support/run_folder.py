@@ -1,0 +1,165 @@
+"""The folder of a run: which one it is, that no other process is in it, and its config.json.
+
+config.json     the settings, and when and with what the run was started or resumed
+log.txt         the log lines
+progress.csv    the same as numbers, a row a line
+model.keras     the online network at the last checkpoint
+best.keras      the online network at the log line with the best game score
+snapshots/      the online network at frames 0, 250 000, 1 000 000, 2 000 000, ...
+checkpoints/    the two latest checkpoints (support/checkpoint.py)
+"""
+
+import dataclasses
+import fcntl
+import json
+import os
+from datetime import datetime
+from pathlib import Path
+
+from support.console import SickRunError, UsageError
+from support.device import versions_in_use
+from support.files import replacing
+from support.settings import FORMAT, read_config
+
+RUNS = Path("runs")
+RESULTS = ("log.txt", "progress.csv", "model.keras", "best.keras")
+
+
+def new_run_folder(config):
+    """Returns the path of the run's folder: the one asked for, or a new one under `runs/`."""
+    if config.run_dir:
+        folder = Path(config.run_dir)
+        if folder.exists() and not folder.is_dir():
+            raise UsageError(f"{folder} is a file: give a folder with --run-dir.")
+        names = ("config.json", *RESULTS, "checkpoints/*", "snapshots/*")
+        if any(any(folder.glob(name)) for name in names):
+            raise UsageError(
+                f"{folder} already holds a run: continue it with --resume, "
+                "or give another folder with --run-dir."
+            )
+        return folder
+    game = config.env_id.split("NoFrameskip")[0].replace("/", "-")
+    name = f"{game}-seed{config.seed}-{datetime.now():%Y%m%d-%H%M%S}"
+    folder, number = RUNS / name, 1
+    while folder.exists():
+        number += 1
+        folder = RUNS / f"{name}-{number}"
+    return folder
+
+
+def run_to_resume(run_dir):
+    """Returns the folder `run_dir`, or the one under `runs/` that was started or resumed last.
+
+    Raises:
+        UsageError: there is none.
+    """
+    if run_dir:
+        return Path(run_dir)
+    started = [path for path in RUNS.glob("*/config.json") if path.is_file()]
+    if not started:
+        raise UsageError(f"There is no run under {RUNS.resolve()}: give one with --run-dir.")
+    return max(started, key=lambda path: path.stat().st_mtime).parent
+
+
+def resumed_config(settings_class, given):
+    """Returns the settings of a run that is to go on: those of its folder, and those given now.
+
+    Whether that is still the same experiment is for its checkpoint to say.
+
+    Args:
+        settings_class: the subclass of Settings.
+        given: dict of the settings given now; `run_dir` chooses the run.
+
+    Raises:
+        UsageError: there is no such run, or its config.json cannot be used.
+    """
+    folder = run_to_resume(given.get("run_dir"))
+    content = read_config(folder)
+    if content["format"] != FORMAT:
+        raise UsageError(
+            f"The run in {folder} has format {content['format']}, and this version of the program "
+            f"has {FORMAT}: go on with the version that made it."
+        )
+    known = {field.name for field in dataclasses.fields(settings_class)}
+    if unknown := sorted(set(content["settings"]) - known):
+        raise UsageError(f"config.json of {folder} has an unknown setting: {', '.join(unknown)}.")
+    return settings_class(**content["settings"] | given | {"run_dir": str(folder)})
+
+
+class RunFolder:
+    """A run folder that this process holds the lock of, within `with`.
+
+    Args:
+        config: the Settings of the run.
+        resume: take the folder that `config.run_dir` names, or the newest; else a new one.
+
+    Attributes:
+        path: pathlib.Path.
+
+    Raises:
+        UsageError: it cannot be used, or another process is in it.
+    """
+
+    def __init__(self, config, resume):
+        self.config, self.resume = config, resume
+        try:
+            if resume:
+                self.path = run_to_resume(config.run_dir)
+            else:
+                self.path = new_run_folder(config)
+        except OSError as error:  # a name that is too long, say
+            raise self._unusable(error) from None
+
+    def _unusable(self, error):
+        hint = "make it writable first" if self.resume else "give another one with --run-dir"
+        folder = self.config.run_dir or RUNS
+        return UsageError(f"The run folder {folder} cannot be used ({error.strerror}): {hint}.")
+
+    def __enter__(self):
+        if self.resume:
+            read_config(self.path)  # before anything is made in what may be no run folder
+        try:
+            (self.path / "snapshots").mkdir(parents=True, exist_ok=True)
+            (self.path / "checkpoints").mkdir(exist_ok=True)
+            self._lock = open(self.path / ".lock", "w")
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self.require_there()  # it was not exchanged in between
+            if not self.resume:
+                self.write_config()  # also a trial of whether there is room
+        except BlockingIOError:
+            self._lock.close()
+            raise UsageError(
+                f"{self.path} is in use by another process: stop that one first."
+            ) from None
+        except OSError as error:
+            raise self._unusable(error) from None
+        return self
+
+    def __exit__(self, *exception):
+        self._lock.close()
+
+    def require_there(self):
+        """Raises SickRunError if the folder is no longer the one that is locked."""
+        try:
+            now = os.stat(self.path / ".lock")
+        except OSError:
+            now = None
+        if now is None or not os.path.samestat(now, os.fstat(self._lock.fileno())):
+            raise SickRunError(
+                f"The run folder {self.path} was removed or replaced while the run was in it: "
+                "the run is stopped."
+            )
+
+    def holds_results(self):
+        """Whether there is anything that a beginning at frame 0 would overwrite."""
+        return any((self.path / name).exists() for name in RESULTS)
+
+    def write_config(self):
+        """Writes the settings, and adds this start to the earlier ones."""
+        sessions = read_config(self.path)["sessions"] if self.resume else []
+        now = {"started": datetime.now().isoformat(timespec="seconds"), **versions_in_use()}
+        settings = dataclasses.asdict(self.config)
+        del settings["run_dir"]  # a run folder may be moved
+        content = {"format": FORMAT, "settings": settings, "sessions": [*sessions, now]}
+        with replacing(self.path / "config.json") as new:
+            new.write_text(json.dumps(content, indent=2) + "\n")
