@@ -196,7 +196,7 @@ def epsilon_at(frame_count, config):
 
 
 def make_q_values(model, config):
-    """Returns a function from one state, in the model's dtype, to its Q-values, float32 `(actions,)`."""
+    """Returns a function from a state, in the dtype of the model, to its Q-values: `(actions,)`."""
 
     # A single state is so little work that its cost is that of launching operations. On a
     # CPU, XLA's one fused program and a signature fixed beforehand together halve it.
