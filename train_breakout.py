@@ -57,6 +57,7 @@ References:
 import sys
 from collections import deque
 from dataclasses import dataclass
+from pathlib import Path
 
 from support.device import device_name, keras, require_dtype, tf  # starts TensorFlow: first
 
@@ -64,7 +65,7 @@ from support.device import device_name, keras, require_dtype, tf  # starts Tenso
 import numpy as np
 from keras import layers
 
-from support.console import ArgumentParser, exit_status
+from support.console import ArgumentParser, exit_status, script_path
 from support.run import Run
 from support.run_folder import resumed_config
 from support.settings import Settings, add_flags, setting
@@ -396,22 +397,23 @@ def train(
     return run
 
 
-def main(argv=None):
-    """Runs the command line. Returns the exit status."""
+def main(argv=None, config_class=Config, **pieces):
+    """Runs the command line, for `config_class` and with `pieces` for `train`: the exit status."""
+    name = Path(script_path()).name
     parser = ArgumentParser(
-        prog="train_breakout.py",
+        prog=name,
         description="Trains a deep Q-network to play Atari Breakout.",
         epilog="To watch a run, also while it goes: python play_breakout.py RUN --model latest",
     )
-    add_flags(parser, Config)
+    add_flags(parser, config_class)
     given = vars(parser.parse_args(argv))
-    resume = given.pop("resume")
 
     def work():
-        config = resumed_config(Config, given) if resume else Config(**given)
-        return train(config, resume).exit_status
+        resume = given.pop("resume")
+        config = resumed_config(config_class, given) if resume else config_class(**given)
+        return train(config, resume, **pieces).exit_status
 
-    return exit_status("train_breakout.py", work)
+    return exit_status(name, work)
 
 
 if __name__ == "__main__":

@@ -67,6 +67,11 @@ def is_script():
     return path.parent in (PROJECT, PROJECT / "examples", PROJECT / "benchmarks")
 
 
+def script_path():
+    """Returns the path of the script that runs, as the user gave it, or the trainer's."""
+    return sys.argv[0] if is_script() else "train_breakout.py"
+
+
 def quit_on_interrupt():
     """Lets Ctrl-C end the process without a word, until `exit_status` takes over.
 

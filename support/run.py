@@ -10,7 +10,7 @@ import time
 import numpy as np
 
 from support.checkpoint import Checkpoints
-from support.console import FrameCounter, SickRunError, UsageError, say, warn
+from support.console import FrameCounter, SickRunError, UsageError, say, script_path, warn
 from support.device import describe_device, require_memory
 from support.files import replacing
 from support.run_folder import RunFolder
@@ -208,7 +208,8 @@ class Run:
         for what, why in self.unsaved.items():
             warn(f"Not saved: {what} ({why}).")
         if not complete:
-            command = f"python train_breakout.py --resume --run-dir {shlex.quote(str(self.folder))}"
+            words = ["python", script_path(), "--resume", "--run-dir", str(self.folder)]
+            command = shlex.join(words)
             way = f"Go on with: {command}"
             if "the checkpoint" in self.unsaved:
                 way = f"Go on from the last checkpoint with: {command}"
