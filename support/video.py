@@ -145,7 +145,7 @@ def write_mp4(path, pictures):
     open(path, "wb").close()  # OpenCV would not say why it cannot
     codec = cv2.VideoWriter_fourcc(*"vp09")
     video, count = None, 0
-    for count, picture in enumerate(pictures, 1):
+    for count, picture in enumerate(pictures, 1):  # noqa: B007
         if video is None:
             size = picture.shape[1], picture.shape[0]
             video = cv2.VideoWriter(str(path), codec, PICTURES_PER_SECOND, size)
