@@ -59,13 +59,15 @@ class WholeGame(gym.Wrapper):
     """Follows one game from its first frame to its last, through the resets between lives.
 
     It stands directly on `make_atari`, below the wrappers that turn lives into episodes,
-    so it sees every step that they take. A game that reaches the frame limit is truncated.
+    so it sees every step that they take. A reset with a seed begins the game that is
+    followed; the seed may be any of `np.random.default_rng`.
 
     Attributes:
         score: float, the unclipped points of the game so far.
         emulator_frames: frames since the game was reset, its no-ops among them.
         over: whether the game has ended. What a wrapper then plays is no part of it.
         at_limit: whether it was the frame limit that ended it.
+        seen: list of Moments, as yet without an action; whoever reads it empties it.
     """
 
     def __init__(self, env, max_emulator_frames):
@@ -75,18 +77,13 @@ class WholeGame(gym.Wrapper):
         # Some games (Beam Rider, Assault) begin otherwise the first time than after another one.
         self._unplayed = self.unwrapped.ale.cloneState(include_rng=True)
 
-    def begin(self):
-        """Makes the next reset the start of the game that is followed."""
-        self.unwrapped.ale.restoreState(self._unplayed)
-        self.score, self.over, self.at_limit, self._seen = 0.0, False, False, []
-
-    def take_seen(self):
-        """Returns the Moments since the last call, oldest first, as yet without an action."""
-        seen, self._seen = self._seen, []
-        return seen
-
     def reset(self, *, seed=None, options=None):
-        screen, info = self.env.reset(seed=seed, options=options)
+        if seed is not None:
+            self.unwrapped.ale.restoreState(self._unplayed)
+            # The emulator is deterministic. Reseeding it would only load the game anew, slowly.
+            self.unwrapped.np_random = np.random.default_rng(seed)
+            self.score, self.over, self.at_limit, self.seen = 0.0, False, False, []
+        screen, info = self.env.reset(options=options)
         if not self.over:
             self._see(screen, "serving")
         return screen, info
@@ -107,7 +104,7 @@ class WholeGame(gym.Wrapper):
     def _see(self, screen, note):
         ale = self.unwrapped.ale
         self.emulator_frames = ale.getEpisodeFrameNumber()
-        self._seen.append(Moment(screen, self.score, ale.lives(), note))
+        self.seen.append(Moment(screen, self.score, ale.lives(), note))
 
 
 def make_game(env_id, auto_fire=True, max_emulator_frames=MAX_EMULATOR_FRAMES, render_mode=None):
@@ -143,7 +140,7 @@ def play_game(env, game, policy, epsilon, seed, number):
     """Plays one whole game, yielding every Moment of it.
 
     Args:
-        env, game: what `make_game` returned; whatever was played in it before is over.
+        env, game: what `make_game` returned.
         policy: function from a state to an action; not called where `epsilon` is 1.
         epsilon: share of random actions.
         seed, number: the seed of the evaluation and the number of the game. They decide
@@ -152,16 +149,11 @@ def play_game(env, game, policy, epsilon, seed, number):
     Yields:
         Moments, the last one with the final screen and score.
     """
-    rng = np.random.default_rng((seed, number))
-    # The emulator is deterministic. Reseeding it would only load the game anew, slowly.
-    env.unwrapped.np_random = rng
-    game.begin()
-    if env.has_wrapper_attr("game_ended"):
-        # EpisodicLifeEnv would play on with a game begun inside a reset, or left unfinished.
-        env.set_wrapper_attr("game_ended", True)
-    state, _ = env.reset()
+    state, _ = env.reset(seed=(seed, number))
+    rng = env.unwrapped.np_random  # which has drawn the no-ops
     while not game.over:
-        *served, now = game.take_seen()
+        *served, now = game.seen
+        game.seen = []
         yield from served
         now.state = state
         now.explored = bool(rng.random() < epsilon)
@@ -170,7 +162,7 @@ def play_game(env, game, policy, epsilon, seed, number):
         state, _, terminated, truncated, _ = env.step(now.action)
         if (terminated or truncated) and not game.over:
             state, _ = env.reset()  # the next life
-    yield from game.take_seen()
+    yield from game.seen
 
 
 def summarise(games, protocol):
@@ -186,17 +178,15 @@ def summarise(games, protocol):
     """
     scores, emulator_frames, at_limit = map(list, zip(*games, strict=True))
     mean, published = float(np.mean(scores)), published_scores(protocol["env_id"])
-    normalised = None
     if published:
         random, human = published["random"], published["human"]
-        normalised = 100 * (mean - random) / (human - random)
     return {
         "scores": scores,
         "mean": mean,
         "std": float(np.std(scores)),
         "median": float(np.median(scores)),
         "best": max(scores),
-        "human_normalised": normalised,
+        "human_normalised": 100 * (mean - random) / (human - random) if published else None,
         "emulator_frames": emulator_frames,
         "games_at_limit": [number for number, stopped in enumerate(at_limit, 1) if stopped],
         "protocol": protocol,
@@ -208,6 +198,7 @@ def describe_results(results):
     protocol, count = results["protocol"], len(results["scores"])
     limit, at_limit = protocol["max_emulator_frames"], results["games_at_limit"]
     serving = "each life served as in training" if protocol["auto_fire"] else "serving left to it"
+    numbers = ", ".join(map(str, at_limit))
     text = (
         f"mean {results['mean']:.2f}, standard deviation {results['std']:.2f}, median "
         f"{results['median']:g}, best {results['best']:g}, of {count} game{'s' * (count > 1)}\n"
@@ -215,10 +206,8 @@ def describe_results(results):
         f"{limit} emulator frames a game with the no-ops, {serving}, seed {protocol['seed']}"
     )
     if at_limit:
-        text += (
-            f"\nstopped at the limit of {limit} emulator frames: {len(at_limit)} of {count} "
-            f"(game {', '.join(map(str, at_limit))})"
-        )
+        text += f"\nstopped at the limit of {limit} emulator frames: "
+        text += f"{len(at_limit)} of {count} (game {numbers})"
     published = published_scores(protocol["env_id"])
     if published:
         players = ", ".join(f"{player} {score}" for player, score in published.items())
@@ -245,10 +234,7 @@ def bounded(kind, low, high=math.inf):
 
 def parse_arguments(argv):
     """Returns the arguments. Ends the process with a sentence where they make no sense."""
-    parser = ArgumentParser(
-        prog="play_breakout.py",
-        description="Plays whole games with a trained agent and scores them as the paper does.",
-    )
+    parser = ArgumentParser(prog="play_breakout.py", description=__doc__.splitlines()[0])
     agent = parser.add_mutually_exclusive_group(required=True).add_argument
     text = "a run folder, also of a run that is going on, or a .keras file such as a snapshot"
     agent("path", nargs="?", type=Path, metavar="PATH", help=text)
@@ -258,24 +244,20 @@ def parse_arguments(argv):
     add("--model", choices=("best", "latest"), default="best", help=text)
     add("--env-id", help=f"the game, where no run's config.json says it (default: {BREAKOUT})")
     add("--episodes", type=bounded(int, 1), default=30, metavar="N", help="games (default: 30)")
-    text = "share of random actions (default: 0.05)"
-    add("--epsilon", type=bounded(float, 0, 1), metavar="E", help=text)
+    add("--epsilon", type=bounded(float, 0, 1), metavar="E", help="random share (default: 0.05)")
     text = "decides no-ops and random actions (default: 42)"
     add("--seed", type=bounded(int, 0, 2**32 - 1), default=42, metavar="N", help=text)
-    text = "leave it to the agent to serve, as in the paper"
-    add("--no-auto-fire", dest="auto_fire", action="store_false", help=text)
+    add("--no-auto-fire", dest="auto_fire", action="store_false", help="leave serving to it")
     add("--json", type=Path, metavar="FILE", help="write the results there as well")
     add("--video", type=Path, metavar="FILE", help="film the best game, as .gif or .mp4")
     add("--game", type=bounded(int, 1), metavar="N", help="film game N instead of the best")
     text = "enlarge the picture N times (default: 2)"
     add("--video-scale", type=bounded(int, 1, 8), default=2, metavar="N", help=text)
-    text = "film only S seconds of the game"
-    add("--video-seconds", type=bounded(float, 0.1, 86_400), metavar="S", help=text)
+    add("--video-seconds", type=bounded(float, 0.1, 86_400), metavar="S", help="film S seconds")
     text = "film from second S of the game on (default: 0)"
     add("--video-start", type=bounded(float, 0, 86_400), default=0.0, metavar="S", help=text)
     add("--render", choices=("human",), help="show the games in a window")
     args = parser.parse_args(argv)
-
     if args.random and args.epsilon is not None:
         parser.error("--random always has epsilon 1: leave out --epsilon.")
     if args.video is None and (args.game or args.video_seconds or args.video_start):
@@ -340,8 +322,8 @@ def run(args):
             moments = play_game(env, game, greedy, epsilon, args.seed, number)
             cut = args.video_scale, args.video_start, args.video_seconds
             seconds = write_video(path, film(moments, names, q_values, *cut)) / PICTURES_PER_SECOND
-            size = path.stat().st_size / 1e6
-            say(f"game {number} is in {path}: {seconds:.1f} s, {size:.2f} MB")
+            megabytes = path.stat().st_size / 1e6
+            say(f"game {number} is in {path}: {seconds:.1f} s, {megabytes:.2f} MB")
     except OSError as error:
         raise unwritable(path, error) from None
 
