@@ -244,10 +244,10 @@ def parse_arguments(argv):
     add("--model", choices=("best", "latest"), default="best", help=text)
     add("--env-id", help=f"the game, where no run's config.json says it (default: {BREAKOUT})")
     add("--episodes", type=bounded(int, 1), default=30, metavar="N", help="games (default: 30)")
-    add("--epsilon", type=bounded(float, 0, 1), metavar="E", help="random share (default: 0.05)")
+    add("--epsilon", type=bounded(float, 0, 1), help="share of random actions (default: 0.05)")
     text = "decides no-ops and random actions (default: 42)"
     add("--seed", type=bounded(int, 0, 2**32 - 1), default=42, metavar="N", help=text)
-    add("--no-auto-fire", dest="auto_fire", action="store_false", help="leave serving to it")
+    add("--no-auto-fire", dest="auto_fire", action="store_false", help="leave serving to the agent")
     add("--json", type=Path, metavar="FILE", help="write the results there as well")
     add("--video", type=Path, metavar="FILE", help="film the best game, as .gif or .mp4")
     add("--game", type=bounded(int, 1), metavar="N", help="film game N instead of the best")

@@ -60,13 +60,13 @@ def load_q_model(path, num_actions):
         zipfile.ZipFile(path).close()  # of a cut file Keras would say that it is not found
         model = keras.models.load_model(path, compile=False)
         takes = [(tuple(tensor.shape), tensor.dtype) for tensor in model.inputs]
-        # One call shows more than what the model says of its output.
-        values = np.asarray(model(np.zeros((3, 84, 84, 4), np.uint8))) if takes == [STATES] else 0
     except Exception as error:  # damage shows in any of many ways
         reason = (str(error).strip() or type(error).__name__).splitlines()[0][:120].rstrip(".:")
         raise UsageError(f"{path} is damaged or no Keras model ({reason}).") from None
     if takes != [STATES]:
         raise UsageError(f"{path} takes {takes}, but a state is {STATES}: give another model.")
+    # One call shows more than what the model says of its output.
+    values = np.asarray(model(np.zeros((3, 84, 84, 4), np.uint8)))
     if values.shape != (3, num_actions):
         raise UsageError(
             f"{path} does not give a Q-value for each of the game's {num_actions} actions: "
