@@ -225,7 +225,8 @@ def bounded(kind, low, high=math.inf):
     def parse(word):
         value = kind(word)
         if not low <= value <= high:
-            raise argparse.ArgumentTypeError(f"{word} is not from {low} to {high}")
+            upper = f" and at most {high}" if high < math.inf else ""
+            raise argparse.ArgumentTypeError(f"{word} is not at least {low}{upper}")
         return value
 
     parse.__name__ = kind.__name__  # argparse names it in its messages
