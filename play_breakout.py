@@ -127,8 +127,6 @@ def make_game(env_id, auto_fire=True, max_emulator_frames=MAX_EMULATOR_FRAMES, r
         require_screen()
     try:
         game = WholeGame(make_atari(env_id, render_mode), max_emulator_frames)
-    except ValueError as error:
-        raise UsageError(str(error)) from None
     except RuntimeError as error:  # from SDL
         raise no_window(error) from None
     if auto_fire:

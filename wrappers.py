@@ -1,11 +1,9 @@
 """The Atari preprocessing of DQN (Mnih et al. 2015, Methods, "Preprocessing").
 
 The wrappers do what those of the same names did in OpenAI Baselines, whose stack the
-tutorial used, on Gymnasium's API:
+tutorial used, on Gymnasium's API. An *episode* is one life; a *game* is all its lives.
 
     env = wrap_deepmind(make_atari("BreakoutNoFrameskip-v4"), frame_stack=True)
-
-An *episode*, as the learner sees it, is one life; a *game* is all its lives.
 """
 
 import difflib
