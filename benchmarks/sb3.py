@@ -6,6 +6,7 @@ import numpy as np
 from stable_baselines3 import DQN
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.env_util import make_atari_env
+from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.vec_env import VecFrameStack
 
 from benchmarks.pace import ENV_ID, fill
@@ -42,4 +43,5 @@ def loop(pace, replay):
 
     with pace.filling(replay):
         fill(add, replay)
+    model.set_logger(Logger(folder=None, output_formats=[]))  # or it leaves a folder in /tmp
     model.learn(10**12, callback=Pacing(), reset_num_timesteps=False)  # or it warns
