@@ -1,19 +1,21 @@
 """The Atari preprocessing of DQN (Mnih et al. 2015, Methods, "Preprocessing").
 
-The wrappers carry the names that they have in OpenAI Baselines, whose stack the
-tutorial used, and do what theirs did, on Gymnasium's API:
+The wrappers do what those of the same names did in OpenAI Baselines, whose stack the
+tutorial used, on Gymnasium's API:
 
     env = wrap_deepmind(make_atari("BreakoutNoFrameskip-v4"), frame_stack=True)
 
-Two words that are easily confused: an *episode*, as the learner sees it, is one
-life; a *game* is all the lives up to the final game over.
+An *episode*, as the learner sees it, is one life; a *game* is all its lives.
 """
+
+import difflib
+import re
 
 import ale_py
 import cv2
 import gymnasium as gym
 import numpy as np
-from gymnasium.wrappers import RecordEpisodeStatistics
+from gymnasium.spaces import Box
 
 gym.register_envs(ale_py)
 ale_py.ALEInterface.setLoggerMode(ale_py.LoggerMode.Error)  # no banner
@@ -22,16 +24,12 @@ FRAME_SIZE = 84
 
 
 class LazyFrames:
-    """Consecutive frames, held by reference and joined only when an array is asked for.
+    """Consecutive frames, held by reference and joined only when `np.asarray` asks for it.
 
     An observation and its successor have all frames but one in common, so a replay
     buffer that keeps these objects stores every frame once instead of eight times.
-
-    Attributes:
-        frames: tuple of arrays `(height, width, channels)`, oldest first.
-
-    `np.asarray(observation)` joins them along the last axis: `(84, 84, 4)` for the
-    stack of `wrap_deepmind`. The frames are shared, so they must not be written to.
+    `frames` is a tuple of arrays `(height, width, channels)`, oldest first, which must not
+    be written to. They are joined along the last axis; two stacks with equal pixels are equal.
     """
 
     __slots__ = ("frames",)
@@ -43,16 +41,23 @@ class LazyFrames:
         # np.concatenate(self.frames, axis=-1), in a quarter of the time.
         return np.asarray(cv2.merge(self.frames), dtype=dtype)
 
+    def __eq__(self, other):
+        return np.array_equal(self, other) if isinstance(other, LazyFrames) else NotImplemented
 
-class NoopResetEnv(gym.Wrapper):
-    """Starts every game with 1 to `noop_max` no-ops, so that games begin differently.
 
-    The number is drawn uniformly from the environment's own seeded generator; each
-    no-op is one step of the wrapped environment (one emulator frame).
-    """
+class RecordedWrapper(gym.Wrapper, gym.utils.RecordConstructorArgs):
+    """Records a wrapper's arguments, so that `env.spec.make()` can make the stack again."""
+
+    def __init__(self, env, **arguments):
+        gym.utils.RecordConstructorArgs.__init__(self, **arguments)
+        super().__init__(env)
+
+
+class NoopResetEnv(RecordedWrapper):
+    """Starts every game with 1 to `noop_max` no-ops, drawn uniformly, so that games differ."""
 
     def __init__(self, env, noop_max=30):
-        super().__init__(env)
+        super().__init__(env, noop_max=noop_max)
         self.noop_max = noop_max
 
     def reset(self, *, seed=None, options=None):
@@ -64,31 +69,25 @@ class NoopResetEnv(gym.Wrapper):
         return observation, info
 
 
-class MaxAndSkipEnv(gym.Wrapper):
+class MaxAndSkipEnv(RecordedWrapper):
     """Repeats every action `skip` times, sums the rewards, and merges the last two screens.
 
     The pixel-wise maximum of two screens shows the objects that the Atari draws on
     every other frame only. When the game ends or is truncated inside a repeat, the
-    repeat stops there and its last screen alone is observed. (After a truncation the
-    learner does use it: the game was not over.)
-
-    An emulator set to report its RAM (`obs_type="ram"`, as `make_atari` does) is asked
-    for its colour screen on the two frames that count, and not on the skipped ones.
-    Observations are uint8 `(210, 160, 3)` on the Atari, else those of the environment.
+    repeat stops there and its last screen alone is observed. An emulator that reports its
+    RAM, as in `make_atari`, is asked for its RGB screen, uint8 `(210, 160, 3)`, only on the
+    frames that count.
     """
 
     def __init__(self, env, skip=4):
-        super().__init__(env)
+        super().__init__(env, skip=skip)
         if skip < 2:
             raise ValueError(f"skip is {skip}, but two screens are needed: use 2 or more.")
         self.skip = skip
         self._ale = None
         if getattr(self.unwrapped, "_obs_type", None) == "ram":
             self._ale = self.unwrapped.ale
-            shape = (*self._ale.getScreenDims(), 3)
-            self.observation_space = gym.spaces.Box(0, 255, shape, np.uint8)
-        space = self.observation_space
-        self._screens = np.zeros((2, *space.shape), space.dtype)
+            self.observation_space = Box(0, 255, (*self._ale.getScreenDims(), 3), np.uint8)
 
     def _screen(self, observation):
         return observation if self._ale is None else self._ale.getScreenRGB()
@@ -98,24 +97,23 @@ class MaxAndSkipEnv(gym.Wrapper):
         return self._screen(observation), info
 
     def step(self, action):
-        total_reward = 0.0
+        total_reward, screens = 0.0, []
         for frame in range(self.skip):
             observation, reward, terminated, truncated, info = self.env.step(action)
             total_reward += reward
             if terminated or truncated:
-                self._screens[:] = self._screen(observation)
+                screens = [self._screen(observation)]
                 break
             if frame >= self.skip - 2:
-                self._screens[frame % 2] = self._screen(observation)
-        return np.maximum(*self._screens), total_reward, terminated, truncated, info
+                screens.append(self._screen(observation))
+        return np.maximum(screens[0], screens[-1]), total_reward, terminated, truncated, info
 
 
-class EpisodicLifeEnv(gym.Wrapper):
-    """Makes every life an episode, while the game itself goes on to the last one.
+class EpisodicLifeEnv(RecordedWrapper):
+    """Makes every life an episode, so that an agent learns sooner to avoid losing one.
 
-    An agent that sees a lost life as an end learns sooner to avoid it. `reset` starts
-    a new game only after a game over or a truncation, or when it is given a seed;
-    otherwise it plays on, by one no-op step.
+    `reset` starts a new game after a game over or a truncation, or when it is given a seed,
+    and otherwise plays on by one no-op step.
     """
 
     def __init__(self, env):
@@ -128,8 +126,7 @@ class EpisodicLifeEnv(gym.Wrapper):
         self.game_ended = terminated or truncated
         lives = self.unwrapped.ale.lives()
         # Not at zero: some games report no lives for a few frames before the game over.
-        if 0 < lives < self.lives:
-            terminated = True
+        terminated = terminated or 0 < lives < self.lives
         self.lives = lives
         return observation, reward, terminated, truncated, info
 
@@ -139,17 +136,15 @@ class EpisodicLifeEnv(gym.Wrapper):
         else:
             observation, _, terminated, truncated, info = self.env.step(0)
             if terminated or truncated:
-                observation, info = _reset_and_keep_episode(self.env, info, options)
+                observation, reset_info = self.env.reset(options=options)
+                info = info | reset_info  # keeps the score of the game that ended
         self.game_ended = False
         self.lives = self.unwrapped.ale.lives()
         return observation, info
 
 
-class FireResetEnv(gym.Wrapper):
-    """Presses FIRE, then action 2 (RIGHT on Breakout) at every reset: the ball is served.
-
-    For games whose action 1 is FIRE. An episode that ends inside is reset again.
-    """
+class FireResetEnv(RecordedWrapper):
+    """Presses FIRE (action 1) and action 2 (RIGHT on Breakout) at a reset, to serve the ball."""
 
     def __init__(self, env):
         super().__init__(env)
@@ -161,76 +156,54 @@ class FireResetEnv(gym.Wrapper):
         observation, info = self.env.reset(seed=seed, options=options)
         for action in (1, 2):
             observation, _, terminated, truncated, step_info = self.env.step(action)
-            info = _keep_episode(info, step_info)
+            info = info | step_info  # keeps the score of a game that ended before
             if terminated or truncated:
-                observation, info = _reset_and_keep_episode(self.env, info, options)
+                observation, reset_info = self.env.reset(options=options)
+                info = info | reset_info
         return observation, info
 
 
-def _keep_episode(info, next_info):
-    """Returns `next_info`, with the finished game that `info` reported, if any."""
-    if "episode" in info and "episode" not in next_info:
-        return next_info | {"episode": info["episode"]}
-    return next_info
-
-
-def _reset_and_keep_episode(env, info, options):
-    """Resets `env` without losing the score of a game that ended inside a reset."""
-    observation, reset_info = env.reset(options=options)
-    return observation, _keep_episode(info, reset_info)
-
-
-class WarpFrame(gym.ObservationWrapper):
+class WarpFrame(RecordedWrapper, gym.ObservationWrapper):
     """Turns an RGB screen into a grey frame of 84x84: uint8 `(84, 84, 1)`."""
 
     def __init__(self, env):
         super().__init__(env)
-        self.observation_space = gym.spaces.Box(0, 255, (FRAME_SIZE, FRAME_SIZE, 1), np.uint8)
+        self.observation_space = Box(0, 255, (FRAME_SIZE, FRAME_SIZE, 1), np.uint8)
 
     def observation(self, observation):
         grey = cv2.cvtColor(observation, cv2.COLOR_RGB2GRAY)
-        # A new array each time: the replay buffer keeps it.
-        frame = np.empty((FRAME_SIZE, FRAME_SIZE, 1), np.uint8)
+        frame = np.empty((FRAME_SIZE, FRAME_SIZE, 1), np.uint8)  # new, since the replay keeps it
         cv2.resize(grey, (FRAME_SIZE, FRAME_SIZE), dst=frame, interpolation=cv2.INTER_AREA)
         return frame
 
 
-class ScaledFloatFrame(gym.ObservationWrapper):
-    """Scales pixels to float32 in [0, 1] by dividing by 255, at four times the memory.
-
-    The trainer does not use it: its network takes uint8 and scales by itself.
-    """
+class ScaledFloatFrame(RecordedWrapper, gym.ObservationWrapper):
+    """Scales pixels to float32 in [0, 1], at four times the memory (the trainer does without)."""
 
     def __init__(self, env):
         super().__init__(env)
-        self.observation_space = gym.spaces.Box(0, 1, env.observation_space.shape, np.float32)
+        self.observation_space = Box(0, 1, env.observation_space.shape, np.float32)
 
     def observation(self, observation):
         return observation.astype(np.float32) / np.float32(255)
 
 
-class ClipRewardEnv(gym.RewardWrapper):
+class ClipRewardEnv(RecordedWrapper, gym.RewardWrapper):
     """Clips every reward to its sign, so that one learning rate suits all games."""
 
     def reward(self, reward):
         return float(np.sign(reward))
 
 
-class FrameStack(gym.Wrapper):
-    """Observes the last `k` frames, oldest first, so that motion can be seen.
-
-    Observations are `LazyFrames` (Gymnasium's own FrameStackObservation copies the
-    frames instead). At a reset the first frame fills all `k` places.
-    """
+class FrameStack(RecordedWrapper):
+    """Observes the last `k` frames as `LazyFrames`, oldest first; a reset fills all with one."""
 
     def __init__(self, env, k):
-        super().__init__(env)
+        super().__init__(env, k=k)
         self.k = k
         space = env.observation_space
         shape = (*space.shape[:-1], space.shape[-1] * k)
-        self.observation_space = gym.spaces.Box(
-            space.low.min(), space.high.max(), shape, space.dtype
-        )
+        self.observation_space = Box(space.low.min(), space.high.max(), shape, space.dtype)
         self.frames = ()
 
     def reset(self, *, seed=None, options=None):
@@ -255,21 +228,35 @@ def make_atari(env_id, render_mode=None):
         An environment with uint8 `(210, 160, 3)` observations and unclipped rewards.
 
     Raises:
-        ValueError: `env_id` is no NoFrameskip-v4 id, or not an installed game.
+        ValueError: `env_id` is no such id of an installed game, or `render_mode` is another.
     """
-    if not env_id.endswith("NoFrameskip-v4"):  # -v0 would repeat actions at random
-        raise ValueError(
-            f"{env_id!r} repeats actions by itself: use a NoFrameskip id, "
-            "such as BreakoutNoFrameskip-v4."
-        )
+    if not env_id.endswith("NoFrameskip-v4") or env_id not in gym.registry:
+        raise ValueError(_refusal(env_id))
     try:
         # "ram" is the cheapest: screens come from MaxAndSkipEnv, which fetches only those it shows.
         env = gym.make(env_id, obs_type="ram", render_mode=render_mode, disable_env_checker=True)
-    except (gym.error.Error, ModuleNotFoundError, ValueError) as error:
-        raise ValueError(
-            f"There is no game {env_id!r}: use an id such as PongNoFrameskip-v4."
-        ) from error
+    except gym.error.Error as error:
+        raise ValueError(f"{env_id} cannot be made: {error}") from error
     return MaxAndSkipEnv(NoopResetEnv(env, noop_max=30), skip=4)
+
+
+def _refusal(env_id):
+    """Says in one sentence why `make_atari` refuses an id, and what to use instead."""
+    spec = gym.registry.get(env_id)
+    if spec is None:
+        reason = f"There is no game {env_id!r}"
+    elif spec.entry_point != "ale_py.env:AtariEnv":
+        reason = f"{env_id!r} is not an Atari game"
+    elif spec.kwargs.get("frameskip") == 1:
+        reason = f"{env_id!r} has sticky actions"
+    else:
+        reason = f"{env_id!r} repeats actions by itself"
+    ids = [known for known in gym.registry if known.endswith("NoFrameskip-v4")]
+    games = {known.lower().split("nofr")[0]: known for known in ids}
+    game = re.sub("^.*[/:]|nofr.*|-v.*", "", env_id.lower())  # without namespace and suffixes
+    nearest = difflib.get_close_matches(game, games, n=1, cutoff=0.7)
+    use = games[nearest[0]] if nearest else "an id such as BreakoutNoFrameskip-v4"
+    return f"{reason}: use {use}."
 
 
 def wrap_deepmind(env, episode_life=True, clip_rewards=True, frame_stack=False, scale=False):
@@ -285,12 +272,10 @@ def wrap_deepmind(env, episode_life=True, clip_rewards=True, frame_stack=False, 
     Returns:
         An environment whose observations are `LazyFrames` of `(84, 84, 4)` with
         `frame_stack`, else arrays `(84, 84, 1)`: uint8, or float32 with `scale`.
-        When a game (not a life) has finished, `info["episode"]` holds its unclipped
-        score `"r"` and its length `"l"` in steps of `env`, as Gymnasium's
-        RecordEpisodeStatistics reports them; after a game that ended inside a reset,
-        it is in the `info` of that reset.
+        When a game (not a life) ends, also inside a reset, `info["episode"]` holds its
+        unclipped score `"r"` and its length `"l"` in steps of `env`.
     """
-    env = RecordEpisodeStatistics(env)
+    env = gym.wrappers.RecordEpisodeStatistics(env)
     if episode_life:
         env = EpisodicLifeEnv(env)
     if "FIRE" in env.unwrapped.get_action_meanings():

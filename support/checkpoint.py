@@ -15,6 +15,8 @@ import hashlib
 import json
 import sqlite3
 
+import numpy as np
+
 from support.console import UsageError, warn
 from support.settings import FORMAT, experiment, flag
 from support.state import (
@@ -68,11 +70,12 @@ class Checkpoints:
         """
         parts = {
             "values": pack(values),
-            "variables": pack({str(i): v.numpy() for i, v in enumerate(self.variables)}),
+            "variables": pack({str(i): np.asarray(v.numpy()) for i, v in enumerate(self.variables)}),
             "env": pack(get_env_state(self.env)),
             **self._encode_replay(),
         }
         state = {
+            "format": FORMAT,
             "number": self.number + 1,
             "settings": self.settings,
             "record": record,
@@ -84,7 +87,6 @@ class Checkpoints:
         target = next(f for f in map(self.folder.joinpath, FILES) if f != self.latest)
         with open_database(target) as database, database:  # commits, or rolls back
             database.execute("BEGIN")
-            database.execute(f"PRAGMA user_version = {FORMAT}")
             database.execute("CREATE TABLE IF NOT EXISTS part (name PRIMARY KEY, digest, data)")
             held = set(database.execute("SELECT name, digest FROM part"))
             wanted = set(state["parts"].items())
@@ -115,8 +117,8 @@ class Checkpoints:
                 if state := read_state(database, path):
                     found.append((state["number"], path, state))
         for number, path, state in sorted(found, reverse=True):
-            if number > 1 and len(list(self.folder.glob("*.sqlite"))) == len(found) == 1:
-                warn(f"Warning: in {self.folder} one checkpoint is missing or empty.")
+            if number > 1 and len(found) == 1 and not any(self.folder.glob("damaged-*")):
+                warn(f"Warning: one of the two checkpoints in {self.folder} is missing or empty.")
             self._require_settings(state["settings"], path)
             with self._set_aside_if_damaged(path), open_database(path) as database:
                 parts = {
@@ -201,18 +203,18 @@ def read_state(database, path):
 
     Raises:
         DamagedError, sqlite3.DatabaseError: it is not what was written.
-        UsageError: a newer version of this program wrote it.
+        UsageError: another version of this program wrote it.
     """
-    ((version,),) = database.execute("PRAGMA user_version")
-    if version > FORMAT:
-        raise UsageError(
-            f"{path} has format {version}, written by a newer version of this program, which "
-            f"reads format {FORMAT}: update the program."
-        )
     if not database.execute("SELECT * FROM sqlite_master").fetchone():
         return None
     row = database.execute("SELECT digest FROM part WHERE name = 'state'").fetchone()
-    return json.loads(read_part(database, "state", row and row[0]))
+    state = json.loads(read_part(database, "state", row and row[0]))
+    if state["format"] != FORMAT:
+        raise UsageError(
+            f"{path} has format {state['format']}, and this version of the program has {FORMAT}: "
+            "go on with the version that made it."
+        )
+    return state
 
 
 def read_part(database, name, sha):

@@ -19,7 +19,7 @@ def pack(values):
     for name, value in values.items():
         if isinstance(value, LazyFrames):
             arrays[f"frames {name}"] = np.stack(value.frames)
-        elif isinstance(value, np.ndarray) and value.ndim:
+        elif isinstance(value, np.ndarray):
             arrays[f"array {name}"] = value
         else:
             plain[name] = value
@@ -118,7 +118,7 @@ WRAPPER_STATE = {
     EpisodicLifeEnv: ("lives", "game_ended"),
     RecordEpisodeStatistics: (
         *("episode_count", "episode_returns", "episode_lengths"),
-        *("return_queue", "length_queue", "time_queue"),
+        *("return_queue", "length_queue"),
     ),
 }
 

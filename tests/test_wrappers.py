@@ -1,21 +1,25 @@
 """The preprocessing: as a whole against raw screens, and each wrapper against a script."""
 
+import pickle
 import re
+from copy import deepcopy
+from functools import partial
 
-import ale_py
 import cv2
 import gymnasium as gym
 import numpy as np
 import pytest
 from conftest import ScriptedEnv, assert_uniform, number_of, play
+from gymnasium.utils.env_checker import check_env
+from gymnasium.vector import AsyncVectorEnv, SyncVectorEnv
 
 import train_breakout
-import wrappers
 from wrappers import (
     ClipRewardEnv,
     EpisodicLifeEnv,
     FireResetEnv,
     FrameStack,
+    LazyFrames,
     MaxAndSkipEnv,
     NoopResetEnv,
     ScaledFloatFrame,
@@ -24,7 +28,7 @@ from wrappers import (
     wrap_deepmind,
 )
 
-gym.register_envs(ale_py)
+BREAKOUT = "BreakoutNoFrameskip-v4"
 
 
 # --------------------------------------------------------------------------------------
@@ -94,9 +98,12 @@ class NaivePreprocessing:
 @pytest.mark.parametrize(
     ("env_id", "steps", "games", "lives"),
     [
-        ("BreakoutNoFrameskip-v4", 5000, 20, 80),
-        ("PongNoFrameskip-v4", 1200, 1, 0),  # never shows a life
-        ("MsPacmanNoFrameskip-v4", 1500, 2, 4),  # has no FIRE; at no lives it plays a little on
+        (BREAKOUT, 800, 3, 12),
+        pytest.param(BREAKOUT, 5000, 20, 80, marks=pytest.mark.slow),
+        # Never shows a life.
+        pytest.param("PongNoFrameskip-v4", 1200, 1, 0, marks=pytest.mark.slow),
+        # Has no FIRE; at no lives it plays a little on.
+        pytest.param("MsPacmanNoFrameskip-v4", 1500, 2, 4, marks=pytest.mark.slow),
     ],
 )
 def test_preprocessing_equals_a_naive_computation_from_raw_screens(env_id, steps, games, lives):
@@ -129,9 +136,10 @@ def test_preprocessing_equals_a_naive_computation_from_raw_screens(env_id, steps
     assert lives_lost >= lives
 
 
+@pytest.mark.slow
 def test_random_play_ends_as_many_lives_as_in_the_published_log():
     """keras-io issue 89: 302, 292 and 290 episodes in the first three times 10 000 frames."""
-    env = wrap_deepmind(make_atari("BreakoutNoFrameskip-v4"), frame_stack=True)
+    env = breakout(frame_stack=True)
     rng = np.random.default_rng(0)
     env.reset(seed=42)
     episodes = 0
@@ -145,7 +153,7 @@ def test_random_play_ends_as_many_lives_as_in_the_published_log():
 
 def test_the_same_seed_plays_alike_and_another_one_does_not():
     def observations(seed):
-        env = wrap_deepmind(make_atari("BreakoutNoFrameskip-v4"), frame_stack=True)
+        env = breakout(frame_stack=True)
         states = [env.reset(seed=seed)[0]]
         for number in range(120):
             state, _, ended, _, _ = env.step(number % 4)
@@ -158,33 +166,20 @@ def test_the_same_seed_plays_alike_and_another_one_does_not():
 
 
 def test_an_observation_shares_its_frames_and_never_changes():
-    env = wrap_deepmind(make_atari("BreakoutNoFrameskip-v4"), frame_stack=True)
+    env = breakout(frame_stack=True)
     states = [env.reset(seed=0)[0]]
     copies = [np.array(states[0])]
     for number in range(100):
         state, _, ended, _, _ = env.step(number % 4)
         assert all(a is b for a, b in zip(states[-1].frames[1:], state.frames[:-1], strict=True))
+        assert all(state.frames[-1] is not frame for frame in state.frames[:-1])
         if ended:
             state, _ = env.reset()
             assert len({id(frame) for frame in state.frames}) == 1
         states.append(state)
         copies.append(np.array(state))
-    for state, copy in zip(states, copies, strict=True):
-        np.testing.assert_array_equal(np.asarray(state), copy)
-
-
-@pytest.mark.parametrize("scale", [False, True])
-@pytest.mark.parametrize("frame_stack", [False, True])
-def test_wrap_deepmind_gives_the_shape_and_dtype_that_it_declares(frame_stack, scale):
-    env = wrap_deepmind(make_atari("BreakoutNoFrameskip-v4"), frame_stack=frame_stack, scale=scale)
-    shape = (84, 84, 4 if frame_stack else 1)
-    dtype = np.float32 if scale else np.uint8
-    assert (env.observation_space.shape, env.observation_space.dtype) == (shape, dtype)
-    for state in (env.reset(seed=0)[0], env.step(2)[0]):
-        state = np.asarray(state)
-        assert (state.shape, state.dtype) == (shape, dtype)
-        assert env.observation_space.contains(state)
-        assert 0.5 < state.max() < 1 if scale else state.max() > 100
+    for state, before in zip(states, copies, strict=True):
+        np.testing.assert_array_equal(np.asarray(state), before)
 
 
 def test_wrap_deepmind_without_episode_life_ends_with_the_game_only():
@@ -205,10 +200,10 @@ def test_wrap_deepmind_clips_rewards_unless_told_not_to():
 @pytest.mark.parametrize("limit_by", ["gym.make", "the emulator"])
 def test_a_truncation_by_the_emulator_is_no_game_over_and_is_followed_by_a_real_reset(limit_by):
     if limit_by == "gym.make":
-        env = gym.make("BreakoutNoFrameskip-v4", obs_type="ram", max_num_frames_per_episode=203)
+        env = gym.make(BREAKOUT, obs_type="ram", max_num_frames_per_episode=203)
         env = MaxAndSkipEnv(NoopResetEnv(env))
     else:
-        env = make_atari("BreakoutNoFrameskip-v4")
+        env = make_atari(BREAKOUT)
         env.unwrapped.ale.setInt("max_num_frames_per_episode", 203)
     env = wrap_deepmind(env, frame_stack=True)
     env.reset(seed=1)
@@ -228,46 +223,129 @@ def test_a_truncation_by_the_emulator_is_no_game_over_and_is_followed_by_a_real_
     assert state.frames[0] is state.frames[3]
 
 
-def test_make_atari_repeats_four_frames_and_sums_their_rewards():
-    env, raw = make_atari("BreakoutNoFrameskip-v4"), gym.make("BreakoutNoFrameskip-v4")
-    assert env.observation_space.shape == (210, 160, 3)
-    _, info = env.reset(seed=3)
-    raw.reset(seed=3)
-    for _ in range(info["episode_frame_number"]):
-        raw.step(0)
-    rng = np.random.default_rng(0)
-    total, over = 0, False
-    while not over:
-        action = int(rng.integers(4))
-        _, reward, over, _, info = env.step(action)
-        frames = [raw.step(action) for _ in range(4) if not raw.unwrapped.ale.game_over()]
-        assert reward == sum(frame[1] for frame in frames)
-        assert info["episode_frame_number"] == frames[-1][4]["episode_frame_number"]
-        total += reward
-    assert total >= 1
+REFUSALS = {
+    "BreakoutNoFrameskp-v4": "no game 'BreakoutNoFrameskp-v4': use BreakoutNoFrameskip-v4.",
+    "BrickoutNoFrameskip-v4": "no game 'BrickoutNoFrameskip-v4': use BreakoutNoFrameskip-v4.",
+    "BreakoutNoFrameskip-v9": "no game 'BreakoutNoFrameskip-v9': use BreakoutNoFrameskip-v4.",
+    "BreakoutNoFrameskip-v1": "no game 'BreakoutNoFrameskip-v1': use BreakoutNoFrameskip-v4.",
+    "ms_pacman": "no game 'ms_pacman': use MsPacmanNoFrameskip-v4.",
+    "arcade/PongNoFrameskip-v4": "no game 'arcade/PongNoFrameskip-v4': use PongNoFrameskip-v4.",
+    "arcade:PongNoFrameskip-v4": "no game 'arcade:PongNoFrameskip-v4': use PongNoFrameskip-v4.",
+    "NoFrameskip!": "no game 'NoFrameskip!': use an id such as BreakoutNoFrameskip-v4.",
+    "": "no game '': use an id such as BreakoutNoFrameskip-v4.",
+    "CartPole-v1": "is not an Atari game: use an id such as BreakoutNoFrameskip-v4.",
+    "BreakoutNoFrameskip-v0": "has sticky actions: use BreakoutNoFrameskip-v4.",
+    "Breakout-v4": "repeats actions by itself: use BreakoutNoFrameskip-v4.",
+    "ALE/Breakout-v5": "repeats actions by itself: use BreakoutNoFrameskip-v4.",
+    "ALE/Tetris-v5": "repeats actions by itself: use an id such as BreakoutNoFrameskip-v4.",
+}
 
 
-@pytest.mark.parametrize("env_id", ["Breakout-v4", "ALE/Breakout-v5", "CartPole-v1", ""])
-def test_make_atari_refuses_an_id_without_noframeskip(env_id):
-    with pytest.raises(ValueError, match="NoFrameskip"):
+@pytest.mark.parametrize("env_id", REFUSALS)
+def test_make_atari_refuses_any_other_id_by_one_sentence(env_id):
+    with pytest.raises(ValueError, match=re.escape(REFUSALS[env_id]) + "$") as refusal:
         make_atari(env_id)
+    assert repr(env_id) in str(refusal.value)
+
+
+@pytest.mark.filterwarnings("ignore:.*render_mode='banana'")
+def test_make_atari_refuses_an_unknown_render_mode():
+    with pytest.raises(ValueError, match="banana"):
+        make_atari(BREAKOUT, render_mode="banana")
+
+
+# --------------------------------------------------------------------------------------
+# Gymnasium's conventions
+
+
+def breakout(**flags):
+    return wrap_deepmind(make_atari(BREAKOUT), **flags)
+
+
+ACTIONS = [2] * 40 + [3] * 60  # RIGHT meets the ball a few times, LEFT does not
+
+
+def played(env, seed):
+    """What ACTIONS give, as in a vector environment: the step that follows an end resets."""
+    yield env.reset(seed=seed)[0], 0.0, False, False
+    ended = False
+    for action in ACTIONS:
+        now = (env.reset()[0], 0.0, False, False) if ended else env.step(action)[:4]
+        ended = now[2] or now[3]
+        yield now
 
 
 @pytest.mark.parametrize(
-    "env_id",
+    ("make", "shape", "dtype"),
     [
-        "BrickoutNoFrameskip-v4",
-        "BreakoutNoFrameskip-v9",
-        "BreakoutNoFrameskip-v1",
-        "arcade/BreakoutNoFrameskip-v4",
-        "arcade:BreakoutNoFrameskip-v4",
-        "a b NoFrameskip!",
+        (partial(make_atari, BREAKOUT), (210, 160, 3), np.uint8),
+        (breakout, (84, 84, 1), np.uint8),
+        (partial(breakout, episode_life=False), (84, 84, 1), np.uint8),
+        (partial(breakout, clip_rewards=False), (84, 84, 1), np.uint8),
+        (partial(breakout, scale=True), (84, 84, 1), np.float32),
+        (partial(breakout, frame_stack=True), (84, 84, 4), np.uint8),
+        (partial(breakout, frame_stack=True, scale=True), (84, 84, 4), np.float32),
     ],
 )
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")
-def test_make_atari_refuses_an_unknown_game_by_its_name(env_id):
-    with pytest.raises(ValueError, match=re.escape(env_id)):
-        make_atari(env_id)
+def test_gymnasiums_checker_accepts_it_and_observations_are_as_declared(
+    make, shape, dtype, monkeypatch, recwarn
+):
+    monkeypatch.setenv("SDL_VIDEODRIVER", "dummy")  # for its window
+    monkeypatch.setenv("SDL_AUDIODRIVER", "dummy")
+    env = make()
+    check_env(env, skip_render_check=shape[-1] != 4)  # they render alike, and in real time
+    # It would rather see a bare environment, and arrays: LazyFrames are none, to be shared.
+    known = "different from the unwrapped" + ("|numpy array" if shape[-1] == 4 else "")
+    assert [str(w.message) for w in recwarn if not re.search(known, str(w.message))] == []
+
+    assert (env.observation_space.shape, env.observation_space.dtype) == (shape, dtype)
+    for state in (env.reset(seed=0)[0], env.step(2)[0]):
+        state = np.asarray(state)
+        assert (state.shape, state.dtype) == (shape, dtype)
+        assert env.observation_space.contains(state)
+        assert 0.5 < state.max() < 1 if dtype == np.float32 else state.max() > 100
+
+
+def test_an_environment_made_again_from_its_spec_plays_alike():
+    env = breakout(frame_stack=True, clip_rewards=False)
+    again = env.spec.make()
+    assert str(again) == str(env)
+    assert list(played(again, 1)) == list(played(env, 1))
+    spec = MaxAndSkipEnv(NoopResetEnv(gym.make(BREAKOUT), noop_max=7), skip=2).spec
+    assert [wrapper.kwargs for wrapper in spec.additional_wrappers[-2:]] == [
+        {"noop_max": 7},
+        {"skip": 2},
+    ]
+
+
+@pytest.mark.parametrize(
+    "vector_env",
+    [
+        SyncVectorEnv,
+        # Not forked: OpenCV and TensorFlow have threads by now.
+        pytest.param(partial(AsyncVectorEnv, context="spawn"), marks=pytest.mark.slow),
+        pytest.param(
+            partial(AsyncVectorEnv, context="spawn", shared_memory=False), marks=pytest.mark.slow
+        ),
+    ],
+    ids=["sync", "async", "async, by pipe"],
+)
+@pytest.mark.parametrize("scale", [False, True])
+def test_a_vector_environment_plays_as_single_ones_of_the_same_seeds(vector_env, scale):
+    # A lambda, so that the processes do not import this file.
+    envs = vector_env([lambda: wrap_deepmind(make_atari(BREAKOUT), True, True, True, scale)] * 2)
+    together = [(envs.reset(seed=5)[0], [0.0] * 2, [False] * 2, [False] * 2)]
+    together += [envs.step([action] * 2)[:4] for action in ACTIONS]
+    assert together[-1][0] in envs.observation_space
+    envs.close()
+    for i in range(2):
+        for now, alone in zip(
+            together, played(breakout(frame_stack=True, scale=scale), 5 + i), strict=True
+        ):
+            np.testing.assert_array_equal(now[0][i], np.asarray(alone[0]))
+            assert [values[i] for values in now[1:]] == list(alone[1:])
+        assert sum(now[1][i] for now in together) > 0
+        assert sum(now[2][i] for now in together) > 1
 
 
 # --------------------------------------------------------------------------------------
@@ -543,25 +621,25 @@ def test_frame_stack_is_filled_at_a_reset_and_then_holds_the_oldest_first():
     assert [number_of(frame) for frame in state.frames] == [7] * 4
 
 
-def test_consecutive_stacks_have_three_frames_in_common_in_memory():
-    env = FrameStack(ScriptedEnv(shape=(84, 84, 1)), 4)
-    state, _ = env.reset()
-    assert all(frame is state.frames[0] for frame in state.frames)
-    for _ in range(6):
-        following = env.step(0)[0]
-        for mine, its in zip(state.frames[1:], following.frames[:3], strict=True):
-            assert mine is its
-        assert following.frames[3] is not following.frames[2]
-        state = following
-
-
 def test_lazy_frames_become_arrays_of_any_dtype_of_their_own():
     frames = [np.full((84, 84, 1), value, np.uint8) for value in (1, 2, 3, 4)]
-    state = wrappers.LazyFrames(frames)
+    state = LazyFrames(frames)
     array = np.asarray(state, np.float32)
     assert (array.dtype, array[0, 0].tolist()) == (np.float32, [1, 2, 3, 4])
     np.asarray(state)[:] = 0  # a new array, so the frames keep their pixels
     assert [int(frame.max()) for frame in frames] == [1, 2, 3, 4]
+
+
+def test_lazy_frames_are_equal_if_their_pixels_are_also_when_copied_and_pickled():
+    frames = [np.full((84, 84, 1), value, np.uint8) for value in (1, 2, 3, 4)]
+    state = LazyFrames(frames)
+    for twin in (deepcopy(state), pickle.loads(pickle.dumps(state))):
+        assert twin.frames[0] is not frames[0]
+        assert (twin == state) is True
+        assert (twin != state) is False
+        twin.frames[3][5, 6] = 9
+        assert twin != state
+    assert state not in (None, LazyFrames(frames[:3]), LazyFrames([*frames[1:], frames[0]]))
 
 
 # --------------------------------------------------------------------------------------

@@ -1,0 +1,935 @@
+"""Durable runs: whatever ends a run, resuming it gives the run that was never ended.
+
+The runs are of 280 frames of the real game, of a small network but where a test says so. A
+crash is played by an exception that nothing catches; some are real: this file, run as a
+script, is a run that kills itself.
+"""
+
+import csv
+import dataclasses
+import errno
+import hashlib
+import io
+import json
+import os
+import random
+import re
+import resource
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+from collections import Counter
+from pathlib import Path
+from types import SimpleNamespace
+
+import keras
+import numpy as np
+import pytest
+from keras import layers
+
+import train_breakout as tb
+from support import console, run_log, signals
+from support.console import SickRunError, UsageError
+from support.run import Run
+from support.settings import MAY_CHANGE, field_type, flag
+from support.state import get_env_state, pack
+
+SETTINGS = {
+    "seed": 7,
+    "max_frames": 280,
+    "update_target_network": 40,
+    "log_every": 40,
+    "epsilon_random_frames": 30,
+    "epsilon_greedy_frames": 200,
+    "max_memory_length": 100,
+    "batch_size": 8,
+    "checkpoint_minutes": 1000.0,  # the tests say when
+}
+LOG_FRAMES = [40, 80, 120, 160, 200, 240, 280]
+TIMES = ("frames_per_second", "seconds_left", "wall_seconds")
+
+
+class Crash(BaseException):
+    """Ends a run as kill -9 does, as far as the program can tell."""
+
+
+def crash(run):
+    raise Crash
+
+
+def small_model(num_actions=4):
+    return keras.Sequential(
+        [
+            keras.Input((84, 84, 4), dtype="uint8"),
+            layers.Rescaling(1 / 255),
+            layers.Conv2D(4, 8, strides=8, activation="relu"),
+            layers.Flatten(),
+            layers.Dense(num_actions),
+        ]
+    )
+
+
+def config(folder, **changes):
+    return tb.Config(**SETTINGS | {"run_dir": str(folder)} | changes)
+
+
+def flags(**settings):
+    return [word for name, value in settings.items() for word in (flag(name), str(value))]
+
+
+def train(folder, resume=False, **changes):
+    return tb.train(config(folder, **changes), resume, create_q_model=small_model)
+
+
+def main(*words, **settings):
+    return tb.main([*words, *flags(**settings)], create_q_model=small_model)
+
+
+def resume(folder, **settings):
+    return main("--resume", run_dir=folder, **settings)
+
+
+# --------------------------------------------------------------------------------------
+# What is compared
+
+
+def without_times(path):
+    return [re.sub(r", \d+ frames/s.*", "", line) for line in path.read_text().splitlines()]
+
+
+def outcome(run):
+    """Returns all that a run left, times aside."""
+    with open(run.folder / "progress.csv", newline="") as file:
+        rows = [{k: v for k, v in row.items() if k not in TIMES} for row in csv.DictReader(file)]
+    model = keras.saving.load_model(run.folder / "model.keras")
+    digest = hashlib.sha256(pack(get_env_state(run.env)))
+    objects = run._checkpoints
+    for array in (*(v.numpy() for v in objects.variables), *objects.replay.states):
+        digest.update(np.asarray(array).tobytes())
+    digest.update(pack({k: v for k, v in run.values.items() if k != "loss"}))
+    numbers = (objects.replay.rewards, objects.replay.dones, objects.rng.bit_generator.state)
+    digest.update(repr((numbers, float(run.values["loss"]))).encode())
+    return {
+        "log": without_times(run.folder / "log.txt"),
+        "csv": rows,
+        "objects": digest.hexdigest(),
+        "model": hashlib.sha256(b"".join(w.tobytes() for w in model.get_weights())).hexdigest(),
+        "snapshots": sorted(path.name for path in (run.folder / "snapshots").iterdir()),
+    }
+
+
+def files_in(folder):
+    """Returns the bytes of every file, by path, but those that hold nothing of a run."""
+    paths = (path for path in folder.rglob("*") if path.is_file() and path.name != ".lock")
+    return {str(path.relative_to(folder)): path.read_bytes() for path in paths}
+
+
+# --------------------------------------------------------------------------------------
+# The runs
+
+
+class Driver:
+    """Sees the Runs of a test, latest last, says when they save, and acts after chosen frames."""
+
+    def __init__(self, patch):
+        self.runs, self.actions, self.every = [], {}, 60
+        start, end_frame = Run.start, Run.end_frame
+
+        def started(run, env, *objects):
+            saved = start(run, env, *objects)
+            run.env = env
+            self.runs.append(run)
+            return saved
+
+        def frame_ended(run, **values):
+            end_frame(run, **values)
+            for action in self.actions.pop(values["frame_count"], ()):
+                action(run)
+
+        patch.setattr(Run, "start", started)
+        patch.setattr(Run, "end_frame", frame_ended)
+        patch.setattr(Run, "checkpoint_is_due", self.is_due)
+
+    def is_due(self, run=None):
+        frame = self.runs[-1].values["frame_count"]
+        return frame == 1 or (self.every and frame % self.every == 0)
+
+    def at(self, frame, *actions):
+        self.actions[frame] = actions
+
+    def resumed_at(self):
+        return self.runs[-1]._first_frame
+
+    def outcome(self):
+        return outcome(self.runs[-1])
+
+
+@pytest.fixture(autouse=True)
+def _cpu(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    with tb.tf.device("CPU"):  # where the same bits are promised
+        yield
+
+
+@pytest.fixture
+def driver(monkeypatch):
+    return Driver(monkeypatch)
+
+
+@pytest.fixture(scope="module")
+def uninterrupted_outcome(tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch, tb.tf.device("CPU"):
+        whole = Driver(patch)
+        train(tmp_path_factory.mktemp("uninterrupted"))
+        return whole.outcome()
+
+
+@pytest.fixture
+def uninterrupted(uninterrupted_outcome):
+    """The outcome of a run that nothing disturbs."""
+    return uninterrupted_outcome
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return tmp_path / "a run"
+
+
+def crashed_run(folder, driver, frame=140):
+    """Leaves a run that was killed at `frame`, with checkpoints at 1, 60 and 120."""
+    driver.at(frame, crash)
+    with pytest.raises(Crash):
+        train(folder)
+
+
+def test_the_uninterrupted_run_is_worth_comparing_with(uninterrupted):
+    rows = uninterrupted["csv"]
+    assert [int(row["frame_count"]) for row in rows] == LOG_FRAMES
+    assert len(uninterrupted["log"]) == len({row["loss"] for row in rows}) == len(LOG_FRAMES)
+    assert int(rows[-1]["episode_count"]) >= 4
+    assert int(rows[-1]["game_count"]) >= 1
+    assert uninterrupted["snapshots"] == ["000000000.keras"]
+    for line, row in zip(uninterrupted["log"], rows, strict=True):
+        for word, column, digits in (
+            ("running reward: ", "running_reward", 2),
+            ("at episode ", "episode_count", 0),
+            ("frame count ", "frame_count", 0),
+            ("epsilon ", "epsilon", 3),
+            ("loss ", "loss", 5),
+            ("mean max Q ", "mean_max_q", 3),
+        ):
+            assert f"{word}{float(row[column]):.{digits}f}" in line
+
+
+# --------------------------------------------------------------------------------------
+# Crashes
+
+
+@pytest.mark.slow
+def test_a_run_that_crashes_again_and_again_is_the_uninterrupted_one(folder, driver, uninterrupted):
+    dice, frame, crashes = random.Random(3), 0, 0
+    driver.every = 30
+    while frame < 280:
+        frame += dice.randrange(1, 70)
+        driver.actions = {frame: (crash,)}
+        try:
+            train(folder, resume=crashes > 0)
+            break
+        except Crash:
+            crashes += 1
+            frame -= frame % 30
+    assert crashes >= 4
+    assert driver.outcome() == uninterrupted
+
+
+@pytest.mark.slow
+def test_the_frame_of_the_checkpoint_makes_no_difference(folder, driver, uninterrupted):
+    """A log line's, an update's, a life's last, the one after it, and one of none of these."""
+    driver.every, crashes = 0, []
+    end_frame = Run.end_frame
+
+    def hook(run, **values):
+        end_frame(run, **values)
+        frame = values["frame_count"]
+        due = {
+            0: frame == 80,
+            1: frame == 84,
+            2: frame > 100 and values["episode_steps"] == 0,
+            3: crashes[2:] == [frame - 1],
+            4: frame % 4 == 3,
+        }
+        if due.get(len(crashes)):
+            crashes.append(frame)
+            run.checkpoint()
+            raise Crash
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Run, "end_frame", hook)
+        for number in range(5):
+            with pytest.raises(Crash):
+                train(folder, resume=number > 0)
+    assert resume(folder) == 0
+    assert driver.outcome() == uninterrupted
+
+
+@pytest.mark.slow
+def test_kill_9_of_processes_with_the_real_network(folder, tmp_path):
+    """All of it in processes alike: TensorFlow's settings at its start may change the bits."""
+    whole = start_child(tmp_path / "uninterrupted", flags(**SETTINGS))
+    for frame in (45, 130, 121):  # between checkpoints, later, and just after the same one
+        words = ["--resume"] if folder.exists() else flags(**SETTINGS)
+        child = start_child(folder, words, frame=frame, signal="SIGKILL")
+        assert "Stopped" not in child.communicate()[0]
+        assert child.returncode == -signal.SIGKILL
+    outcomes = []
+    for child in (whole, start_child(folder, ["--resume"])):
+        outcomes.append(json.loads(child.communicate()[0].splitlines()[-1]))
+        assert child.returncode == 0
+    assert len(outcomes[0]["log"]) == len(LOG_FRAMES)
+    assert outcomes[0] == outcomes[1]
+
+
+def test_a_run_killed_before_its_first_checkpoint_starts_again(folder, driver, uninterrupted):
+    """Within its first frame; what is half written then is in nobody's way."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tb.ReplayBuffer, "add", lambda *_: crash(None))
+        with pytest.raises(Crash):
+            train(folder)
+    (folder / ".partial-model.keras").write_bytes(b"half")
+    (folder / "checkpoints" / "a.sqlite").write_bytes(b"")
+    assert resume(folder) == 0
+    assert not (folder / ".partial-model.keras").exists()
+    assert driver.outcome() == uninterrupted
+
+
+def test_a_damaged_checkpoint_is_passed_over(folder, driver, uninterrupted, capsys):
+    crashed_run(folder, driver)
+    newest = driver.runs[-1]._checkpoints.latest
+    newest.write_bytes(newest.read_bytes()[:20_000])
+    capsys.readouterr()
+    assert resume(folder) == 0
+    (warning,) = capsys.readouterr().err.splitlines()
+    assert "damaged" in warning
+    assert driver.resumed_at() == 60
+    assert driver.outcome() == uninterrupted
+
+
+# --------------------------------------------------------------------------------------
+# Signals
+
+
+def signal_in_frame(monkeypatch, frame, signum):
+    add = tb.ReplayBuffer.add
+
+    def added(replay, *transition):
+        add(replay, *transition)
+        if replay.added == frame:
+            os.kill(os.getpid(), signum)
+
+    monkeypatch.setattr(tb.ReplayBuffer, "add", added)
+
+
+@pytest.mark.parametrize(
+    ("signum", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)]
+)
+def test_a_signal_stops_the_run_after_its_frame(
+    signum, status, folder, driver, uninterrupted, monkeypatch, capsys
+):
+    caught = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = [signal.getsignal(s) for s in caught]
+    with monkeypatch.context() as patch:
+        signal_in_frame(patch, 77, signum)
+        assert main(**SETTINGS, run_dir=folder) == status
+    assert [signal.getsignal(s) for s in caught] == before
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert last.startswith("Stopped at frame 77. Go on with: ")
+    command = shlex.split(last.partition("with: ")[2])
+    assert command[:2] == ["python", "train_breakout.py"]
+    assert main(*command[2:]) == 0
+    assert driver.resumed_at() == 77
+    assert driver.outcome() == uninterrupted
+
+
+def test_a_signal_before_the_first_frame_leaves_a_run_that_resumes(folder, driver, uninterrupted):
+    def interrupted_model(num_actions):
+        os.kill(os.getpid(), signal.SIGINT)
+        return small_model(num_actions)
+
+    words = flags(**SETTINGS, run_dir=folder)
+    assert tb.main(words, create_q_model=interrupted_model) == 130
+    assert resume(folder) == 0
+    assert driver.outcome() == uninterrupted
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+def test_the_second_signal_leaves_at_once(signum, folder, driver, uninterrupted, monkeypatch):
+    """While the checkpoint is written that the first one asked for; a notebook lives on."""
+
+    def send(*args):
+        os.kill(os.getpid(), signum)
+
+    class Ended(BaseException):
+        pass
+
+    def end(signum, frame):
+        raise Ended
+
+    monkeypatch.setattr(signals, "SAME_SIGNAL", 0.0)
+    monkeypatch.setattr(signals.signal, "SIG_DFL", end)  # it would end the tests
+    before = signal.getsignal(signum)
+    driver.at(70, send, lambda run: monkeypatch.setattr(run, "checkpoint", send))
+    with pytest.raises(KeyboardInterrupt if signum == signal.SIGINT else Ended):
+        train(folder)
+    assert signal.getsignal(signum) == before
+    assert resume(folder) == 0
+    assert driver.resumed_at() == 60
+    assert driver.outcome() == uninterrupted
+
+
+@pytest.mark.parametrize(("signum", "status"), [(signal.SIGHUP, 129), (signal.SIGTERM, 143)])
+def test_a_signal_sent_twice_at_once_is_one(signum, status, folder, driver):
+    """As when a terminal is closed: the shell sends SIGHUP, and the kernel another one."""
+
+    def twice(run):
+        for _ in range(2):
+            os.kill(os.getpid(), signum)
+
+    driver.at(70, twice)
+    assert main(**SETTINGS, run_dir=folder) == status
+    assert driver.runs[-1].values["frame_count"] == 70
+    assert driver.runs[-1]._checkpoints.latest.exists()
+
+
+def test_a_signal_in_the_last_frame_is_too_late(folder, driver, uninterrupted, monkeypatch, capsys):
+    signal_in_frame(monkeypatch, 280, signal.SIGTERM)
+    assert main(**SETTINGS, run_dir=folder) == 0
+    assert "Stopped" not in capsys.readouterr().out
+    assert driver.outcome() == uninterrupted
+
+
+def test_an_ignored_sighup_stays_ignored(folder, driver, monkeypatch):
+    signal_in_frame(monkeypatch, 20, signal.SIGHUP)
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        run = train(folder, max_frames=40)
+        assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    assert (run.values["frame_count"], run.exit_status) == (40, 0)
+
+
+def test_training_off_the_main_thread(folder, driver, uninterrupted):
+    def target():
+        with tb.tf.device("CPU"):
+            train(folder)
+
+    before, handlers = signal.getsignal(signal.SIGINT), []
+    driver.at(50, lambda run: handlers.append(signal.getsignal(signal.SIGINT)))
+    thread = threading.Thread(target=target)
+    thread.start()
+    thread.join()
+    assert handlers == [before]
+    assert driver.outcome() == uninterrupted
+
+
+def test_a_closed_terminal_does_not_end_the_run(folder, driver, uninterrupted, monkeypatch):
+    class Closed:
+        def __getattr__(self, name):
+            raise OSError(errno.EIO, "Input/output error")
+
+    for closed in (Closed(), None):
+        with monkeypatch.context() as patch:
+            patch.setattr(sys, "stdout", closed)
+            patch.setattr(sys, "stderr", closed)
+            train(folder / type(closed).__name__, max_frames=40)
+        assert driver.outcome()["log"] == uninterrupted["log"][:1]
+
+
+def test_what_is_printed_into_a_full_disk_is_only_lost_while_it_is_full(monkeypatch):
+    class Redirected(io.StringIO):
+        full = True
+
+        def write(self, text):
+            if self.full:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            return super().write(text)
+
+    stream = Redirected()
+    monkeypatch.setattr(sys, "stderr", stream)
+    console.warn("lost")
+    stream.full = False
+    console.warn("seen")
+    assert stream.getvalue() == "seen\n"
+
+
+# --------------------------------------------------------------------------------------
+# A full disk, no memory, a folder that goes away
+
+
+@pytest.fixture
+def disk(tmp_path):
+    """A folder on a disk that can be filled and freed again."""
+    path = tmp_path / "disk"
+    path.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=16m", "tmpfs", str(path)]
+    mounted = shutil.which("mount") and not subprocess.run(command, capture_output=True).returncode
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def fill():
+        if not mounted:  # no file may grow
+            resource.setrlimit(resource.RLIMIT_FSIZE, (0, limits[1]))
+            return
+        with open(path / "filler", "wb", buffering=0) as file:
+            try:
+                while file.write(bytes(4096)):
+                    pass
+            except OSError:
+                pass
+
+    def free():
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        (path / "filler").unlink(missing_ok=True)
+
+    yield SimpleNamespace(path=path, fill=lambda run: fill(), free=lambda run: free())
+    free()
+    if mounted:
+        subprocess.run(["umount", str(path)], check=True)
+
+
+def test_a_full_disk_does_not_end_the_run(disk, driver, uninterrupted, capsys):
+    folder = disk.path / "run"
+    driver.at(70, disk.fill)
+    driver.at(250, disk.free)
+    assert main(**SETTINGS, run_dir=folder) == 0
+    printed = capsys.readouterr()
+    warned = Counter(re.findall(r"Warning: (.*) could not be saved \(.+\); training", printed.err))
+    assert {"the checkpoint", "model.keras"} <= set(warned)
+    assert set(warned.values()) == {1}  # though tried three times
+    assert "Not saved" not in printed.err
+    assert driver.outcome() == uninterrupted
+    assert resume(folder) == 0
+
+
+def test_a_disk_that_stays_full_costs_what_is_not_saved(disk, driver, uninterrupted, capsys):
+    folder = disk.path / "run"
+    driver.at(70, disk.fill)
+    assert main(**SETTINGS, run_dir=folder) == 1
+    errors = capsys.readouterr().err
+    for what in ("the checkpoint", "model.keras"):
+        assert re.search(rf"^Not saved: {what} \(.+\)\.$", errors, re.MULTILINE)
+    disk.free(None)
+    assert resume(folder) == 0
+    assert driver.resumed_at() == 60
+    assert driver.outcome() == uninterrupted
+
+
+def test_a_run_stopped_on_a_full_disk_says_where_it_goes_on(disk, driver, monkeypatch, capsys):
+    driver.at(70, disk.fill)
+    signal_in_frame(monkeypatch, 71, signal.SIGTERM)
+    assert main(**SETTINGS, run_dir=disk.path / "run") == 143
+    printed = capsys.readouterr()
+    assert printed.out.splitlines()[-1].startswith("Stopped at frame 71. Go on from the last check")
+    assert "Not saved: the checkpoint" in printed.err
+
+
+def test_memory_that_runs_out_in_a_checkpoint_is_a_warning(folder, driver, monkeypatch, capsys):
+    def pack(*args):
+        raise MemoryError
+
+    driver.at(30, lambda run: monkeypatch.setattr("support.checkpoint.pack", pack))
+    assert main(**SETTINGS | {"max_frames": 80}, run_dir=folder) == 1
+    errors = capsys.readouterr().err.splitlines()
+    assert (
+        errors[0] == "Warning: the checkpoint could not be saved (out of memory); training goes on."
+    )
+    assert errors[1:] == ["Not saved: the checkpoint (out of memory)."]
+
+
+def test_a_log_that_a_full_disk_kept_back_is_written_later(tmp_path):
+    path = tmp_path / "log.txt"
+    run_log.extend_file(path, "one\ntwo\n")
+    inode = path.stat().st_ino
+    path.write_text("one\nt")  # there was no room for more
+    run_log.extend_file(path, "one\ntwo\nthree\n")
+    assert path.read_text() == "one\ntwo\nthree\n"
+    assert path.stat().st_ino == inode  # `tail -f` goes on
+    run_log.extend_file(path, "one\n2\n")
+    assert path.read_text() == "one\n2\n"
+
+
+@pytest.mark.parametrize("replaced", [False, True])
+def test_a_run_whose_folder_is_gone_or_replaced_stops_with_a_sentence(
+    replaced, folder, driver, capsys
+):
+    other = {}
+
+    def take_away(run):
+        shutil.rmtree(folder)
+        if replaced:  # by a second run, which is not disturbed
+            driver.actions.clear()
+            train(folder, seed=8, max_frames=40)
+            other.update(files_in(folder))
+
+    driver.at(70, take_away)
+    assert main(**SETTINGS, run_dir=folder) == 1
+    assert "was removed or replaced" in capsys.readouterr().err.splitlines()[-1]
+    assert folder.exists() == replaced
+    assert not replaced or files_in(folder) == other
+
+
+# --------------------------------------------------------------------------------------
+# Starting and resuming
+
+
+@pytest.mark.slow
+def test_two_processes_on_one_folder(folder, driver):
+    children = []
+
+    def start_another(run):
+        before = files_in(folder)
+        command = [sys.executable, tb.__file__, "--resume", *flags(run_dir=folder)]
+        children.append(subprocess.run(command, capture_output=True, text=True))
+        assert files_in(folder) == before
+
+    driver.at(70, start_another)
+    train(folder, max_frames=80)
+    assert children[0].returncode == 2
+    (sentence,) = children[0].stderr.splitlines()
+    assert "in use by another process" in sentence
+
+
+@pytest.mark.parametrize("name", ["config.json", "log.txt", "best.keras", "checkpoints/a.sqlite"])
+def test_a_folder_with_a_file_of_a_run_is_left_alone(name, folder, capsys):
+    (folder / name).parent.mkdir(parents=True)
+    (folder / name).write_text("precious")
+    assert main(**SETTINGS, run_dir=folder) == 2
+    assert "--resume" in capsys.readouterr().err
+    assert files_in(folder) == {name: b"precious"}
+
+
+def test_a_folder_with_an_impossible_name_is_one_sentence(capsys):
+    assert main(**SETTINGS, run_dir="x" * 300) == 2
+    (sentence,) = capsys.readouterr().err.splitlines()
+    assert "give another one with --run-dir" in sentence
+
+
+def test_a_finished_run_is_not_changed_and_says_how_to_go_on(folder, driver, uninterrupted, capsys):
+    train(folder, max_frames=80)
+    before = files_in(folder)
+    capsys.readouterr()
+    for settings in ({}, {"max_frames": 40}):
+        assert resume(folder, **settings) == 0
+        assert re.search(r"is finished, at frame 80\..*--max-frames", capsys.readouterr().out)
+        after = files_in(folder)
+        assert before.pop("config.json", None) != after.pop("config.json")
+        assert after == before
+    assert resume(folder, max_frames=280) == 0
+    assert driver.outcome() == uninterrupted
+
+
+def test_a_solved_run_goes_on_only_for_more(folder, driver, capsys, uninterrupted):
+    assert main(**SETTINGS, solved_reward=0.01, run_dir=folder) == 0
+    frame = driver.runs[-1].values["frame_count"]
+    assert frame < 280
+    capsys.readouterr()
+    assert resume(folder) == 0
+    assert re.search(rf"is finished, at frame {frame}\..*--solved-r", capsys.readouterr().out)
+    assert resume(folder, solved_reward=40) == 0
+    assert driver.outcome() == uninterrupted
+
+
+def test_resume_takes_the_newest_run_also_where_it_was_moved(driver, uninterrupted):
+    for number in (0, 1):
+        crashed_run(Path("runs") / str(number), driver, frame=70)
+        os.utime(f"runs/{number}/config.json", (number, number))
+    Path("runs/1").rename("runs/moved")
+    assert main("--resume", **SETTINGS) == 0  # the same flags again
+    assert driver.runs[-1].folder == Path("runs/moved")
+    assert driver.outcome() == uninterrupted
+    assert not Path("runs/1").exists()
+
+
+def other_value(field):
+    kind, _ = field_type(field)
+    if kind is bool:
+        return not field.default
+    if kind is str:
+        return "PongNoFrameskip-v4"
+    return field.default + 1 if kind is int else field.default * 0.9
+
+
+def test_settings_of_the_experiment_cannot_change(folder, driver, capsys):
+    """Neither by a flag, nor in config.json, nor by leaving one out there; nor from Python."""
+    crashed_run(folder, driver, frame=70)
+    path = folder / "config.json"
+    saved = json.loads(path.read_text())
+    before = files_in(folder)
+    fields = [field for field in dataclasses.fields(tb.Config) if field.name not in MAY_CHANGE]
+    assert {"seed", "gamma", "env_id", "max_memory_length", "log_every"} < {f.name for f in fields}
+    for field in fields:
+        name, value = field.name, other_value(field)
+        value = 0.3 if name == "epsilon_min" else value
+        words = [flag(name)] if value is True else flags(**{name: value})
+        assert main("--resume", *words, run_dir=folder) == 2
+        assert f"{flag(name)} is" in capsys.readouterr().err
+    with pytest.raises(UsageError, match="--gamma is"):
+        train(folder, resume=True, gamma=0.5)
+    assert files_in(folder) == before
+    saved["settings"]["gamma"] = 0.5
+    path.write_text(json.dumps(saved))
+    assert resume(folder) == 2
+    assert "--gamma is 0.99" in capsys.readouterr().err
+    del saved["settings"]["gamma"], saved["settings"]["max_memory_length"]
+    path.write_text(json.dumps(saved))
+    assert resume(folder) == 2
+    assert "--max-memory-length is 100 " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *[b"", b"{", b"\xff\xfe\xfa", b"[]", b"null", b'{"format": 2}'],
+        b'{"format": "x", "settings": {}, "sessions": []}',
+        b'{"format": 2, "settings": 3, "sessions": []}',
+        b'{"format": 2, "settings": {"gamma": "high"}, "sessions": []}',
+        b'{"format": 2, "settings": {"gammma": 0.9}, "sessions": []}',
+        b'{"format": 2, "settings": {"max_frames": 1}, "sessions": 3}',
+        b'{"format": 1, "settings": {"max_frames": 1}, "sessions": []}',
+        b'{"format": 3, "settings": {"max_frames": 1}, "sessions": []}',
+    ],
+)
+def test_a_config_of_another_version_or_damaged_is_one_sentence(text, folder, capsys):
+    folder.mkdir()
+    (folder / "config.json").write_bytes(text)
+    assert resume(folder) == 2
+    assert len(capsys.readouterr().err.splitlines()) == 1
+    assert files_in(folder) == {"config.json": text}
+
+
+def test_no_run_to_resume(folder, tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    for words in ([], ["--run-dir", str(folder)], ["--run-dir", str(tmp_path / "file")]):
+        assert main("--resume", *words) == 2
+        assert len(capsys.readouterr().err.splitlines()) == 1
+    assert not folder.exists()
+
+
+@pytest.mark.parametrize("removed", ["folder", "files"])
+def test_a_copy_without_checkpoints_is_not_begun_anew(removed, folder, driver, capsys):
+    """As the runs that are shipped: a new beginning would overwrite what is there."""
+    crashed_run(folder, driver, frame=70)
+    shutil.rmtree(folder / "checkpoints")
+    (folder / "model.keras").rename(folder / "best.keras")
+    if removed == "files":
+        (folder / "checkpoints").mkdir()
+    before = files_in(folder)
+    capsys.readouterr()
+    assert resume(folder) == 2
+    (sentence,) = capsys.readouterr().err.splitlines()
+    assert "no checkpoint to resume from" in sentence
+    assert files_in(folder) == before
+
+
+def test_a_replay_that_cannot_fit_is_refused_with_the_figures(folder, capsys):
+    assert main(max_memory_length=999_999_999_999, run_dir=folder) == 2
+    (sentence,) = capsys.readouterr().err.splitlines()
+    assert re.search(r"takes 7600000\.0 GB, and this machine has \d+\.\d GB", sentence)
+    assert not folder.exists()
+
+
+# --------------------------------------------------------------------------------------
+# Sick runs
+
+
+@pytest.mark.parametrize(("what", "frame"), [("loss", 180), ("weight", 190), ("weight", 280)])
+def test_a_sick_run_is_stopped_and_saves_nothing(what, frame, folder, driver, capsys):
+    """Before a checkpoint, at the next log line, and before the last checkpoint."""
+    before = {}
+
+    def sicken(run):
+        before.update(files_in(folder))
+        kernel = run.model.trainable_variables[0]
+        kernel.assign(np.full(kernel.shape, np.inf if what == "weight" else np.nan))
+
+    driver.at(frame - 1, sicken)
+    assert main(**SETTINGS, run_dir=folder) == 1
+    (sentence,) = capsys.readouterr().err.splitlines()
+    assert re.match(r"train_breakout.py: At frame (\d+) (the|a) (loss|weight) ", sentence)
+    assert files_in(folder) == before
+
+
+def test_a_learning_rate_that_is_too_high_is_noticed(folder, driver):
+    with pytest.raises(SickRunError, match="At frame 40 "):
+        train(folder, learning_rate=1e30, max_frames=50)
+
+
+# --------------------------------------------------------------------------------------
+# Models, and when checkpoints are made
+
+
+class Unplayed:
+    """An environment without an emulator, whose games the tests make up."""
+
+    games = 0
+
+    @property
+    def unwrapped(self):
+        return self
+
+    def get_wrapper_attr(self, name):
+        return self.games
+
+
+@pytest.fixture
+def run(folder):
+    """A run whose frames the tests make up."""
+    with Run(config(folder, log_every=1)) as run:
+        model = small_model()
+        run.games = Unplayed()
+        run.start(run.games, model, model, keras.optimizers.Adam(), None, None)
+        yield run
+
+
+def end(run, frame, games, score=1.0, log=True):
+    """Brings a run to the end of a frame, with a number of games and their mean score."""
+    run.games.games = games
+    if log:
+        values = {"frame_count": frame, "game_count": games, "game_score": score, "loss": None}
+        run.log("score {game_score:.1f}, loss {loss:.3f}", **values)
+    run.end_frame(frame_count=frame, loss=None)
+
+
+def mark(run, value):
+    """Makes the network one that `saved` recognises."""
+    run.model.trainable_variables[-1].assign([value] * 4)
+
+
+def saved(run, name="best.keras"):
+    path = run.folder / name
+    return path.exists() and keras.saving.load_model(path).get_weights()[-1][0]
+
+
+def test_best_model(run):
+    """Not before 100 games since acting stopped being purely random, which is at frame 30."""
+    for frame, games in ((29, 150), (30, 160), (31, 161), (500, 259)):
+        end(run, frame, games, score=9.0)
+    assert not saved(run)
+    for marked, games, score, best in ((1, 261, 4.0, 1), (2, 300, 3.0, 1), (3, 400, 4.5, 3)):
+        mark(run, marked)
+        end(run, 600 + games, games, score)
+        assert saved(run) == best
+
+
+def test_a_best_model_that_could_not_be_saved_does_not_count(run, monkeypatch):
+    end(run, 30, 0, log=False)
+    with monkeypatch.context() as patch:
+        patch.setattr(run.model, "save", lambda path: crash_with_full_disk())
+        end(run, 600, 110, score=5.0)
+    assert "best.keras" in run.unsaved
+    mark(run, 2)
+    end(run, 640, 120, score=4.0)
+    assert saved(run) == 2
+    assert not run.unsaved
+
+
+def crash_with_full_disk():
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def test_the_best_score_is_remembered_over_a_resume(folder, driver):
+    def play_well(run):
+        run._random_games, run._best_score = -100, None
+        run.log("", frame_count=30, game_count=1, game_score=50.0, loss=None)
+
+    driver.at(59, play_well)
+    crashed_run(folder, driver, frame=70)
+    assert (folder / "best.keras").exists()
+    driver.at(61, crash)
+    with pytest.raises(Crash):
+        train(folder, resume=True)
+    assert (driver.runs[-1]._best_score, driver.runs[-1]._random_games) == (50.0, -100)
+
+
+def test_snapshots(run):
+    for frame in (1, 249_999, 250_000, 250_001, 1_000_000, 1_250_000, 2_000_000):
+        mark(run, frame)
+        end(run, frame, 0, log=False)
+    names = sorted(path.name for path in (run.folder / "snapshots").iterdir())
+    assert names == [f"{frame:09d}.keras" for frame in (0, 250_000, 1_000_000, 2_000_000)]
+    assert saved(run, f"snapshots/{names[-1]}") == 2_000_000
+
+
+def test_a_number_more_is_a_column_and_may_be_in_the_line(run):
+    values = {"frame_count": 1, "game_count": 0, "game_score": None, "loss": np.float32(0.5)}
+    run.log("score {game_score:.1f}, loss {loss:.1f}", **values)
+    run.log("lives {lives:.2f}", **values | {"frame_count": 2, "lives": 3})
+    lines = without_times(run.folder / "log.txt")
+    assert lines == ["score -, loss 0.5", "lives 3.00"]
+    with open(run.folder / "progress.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [(r["frame_count"], r["game_score"], r["loss"], r["lives"]) for r in rows] == [
+        ("1", "", "0.5", ""),
+        ("2", "", "0.5", "3"),
+    ]
+
+
+def test_when_checkpoints_are_made(folder, monkeypatch):
+    """Every so many minutes, but the slower they are the less often."""
+    clock, written = SimpleNamespace(now=0.0, cost=1.0), []
+
+    def save_model(run, name):
+        if name == "model.keras":
+            written.append(clock.now)
+            clock.now += clock.cost
+
+    monkeypatch.setattr("support.run.time", SimpleNamespace(monotonic=lambda: clock.now))
+    monkeypatch.setattr(Run, "_save_model", save_model)
+    model = small_model()
+    with Run(config(folder, checkpoint_minutes=5.0)) as run:
+        run.start(Unplayed(), model, model, keras.optimizers.Adam(), None, None)
+
+        def frames_until(time):
+            while clock.now < time:
+                clock.now += 1
+                run.end_frame(frame_count=1, loss=None)
+
+        frames_until(1000)
+        assert written == [1, 302, 603, 904]  # the first one at the first frame
+        clock.cost = 20.0
+        frames_until(3000)
+        # 1/50 of the time at most, but for the first that was so slow.
+        assert written[4:] == [1205, 2225]
+        clock.cost = 60.0  # a minute's hold-up is not made fifty of it
+        frames_until(8000)
+        assert written[6:] == [3245, 5105, 6965]
+
+
+# --------------------------------------------------------------------------------------
+# The process that ends itself
+
+
+def start_child(folder, words, **plan):
+    """Starts this file as a script, which runs the trainer with the real network."""
+    return subprocess.Popen(
+        [sys.executable, __file__, json.dumps(plan), *words, *flags(run_dir=folder)],
+        env=os.environ | {"PYTHONPATH": str(Path(tb.__file__).parent)},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+
+
+def child(plan, words):
+    """Trains, and prints the outcome; at frame `frame` it sends itself a signal."""
+    driver = Driver(pytest.MonkeyPatch())
+    driver.at(plan.get("frame"), lambda run: os.kill(os.getpid(), signal.SIGKILL))
+    with tb.tf.device("CPU"):
+        status = tb.main(words)
+    print(json.dumps(driver.outcome()))
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(child(json.loads(sys.argv[1]), sys.argv[2:]))
