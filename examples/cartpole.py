@@ -3,11 +3,10 @@
     python examples/cartpole.py         # --help lists the settings
 
 A pole stands on a cart and falls over unless the cart is pushed left or right at the right
-moments. Each step scores 1, and after 200 steps the time is up. The agent sees four
-numbers: position and speed of the cart, angle and angular speed of the pole. The exercise
-is that of the Keras-RL tutorial: play at random first, build a small model, train it, test
-it, save its weights, and load them again to use them. What any task needs is imported.
-Only what CartPole needs differently stands here.
+moments. Each step scores 1, and after 200 steps the time is up. The agent sees four numbers:
+position and speed of the cart, angle and angular speed of the pole. The exercise is that of
+the Keras-RL tutorial: play at random, build a small model, train it, test it, save its weights,
+and load them again. Only what CartPole needs differently stands here; the rest is imported.
 """
 
 import sys
@@ -20,7 +19,7 @@ from gymnasium.wrappers import RecordEpisodeStatistics
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from support.console import ArgumentParser, exit_status, say
+from support.console import ArgumentParser, UsageError, exit_status, say
 from support.device import device_name, keras, tf
 from support.files import require_writable
 from support.window import no_window, require_screen
@@ -53,10 +52,8 @@ def make_env(render=None):
 
 def create_model():
     """Builds the network: a state of four numbers in, a Q-value for each push out."""
-    dense = keras.layers.Dense
-    return keras.Sequential(
-        [keras.Input((4,)), dense(64, activation="relu"), dense(64, activation="relu"), dense(2)]
-    )
+    hidden = [keras.layers.Dense(64, activation="relu") for _ in range(2)]
+    return keras.Sequential([keras.Input((4,)), *hidden, keras.layers.Dense(2)])
 
 
 def boltzmann_action(q_values, rng):
@@ -73,6 +70,7 @@ def make_learn(model, model_target, config):
     optimizer = keras.optimizers.Adam(learning_rate, clipnorm=config.clipnorm)
     optimizer.build(model.trainable_variables)
     train_step = make_train_step(model, model_target, optimizer, config)
+
     # The network is so small that the time goes into launching operations: XLA fuses them.
     @tf.function(jit_compile=device_name() == "CPU", autograph=False)
     def learn(*batch):
@@ -134,6 +132,8 @@ def report(what, scores):
 
 def run(args):
     """The whole exercise: random play, training, test, save, load, the same test again."""
+    if args.steps < 1:
+        raise UsageError(f"--steps is {args.steps}, but must be at least 1.")
     config = replace(CONFIG, seed=args.seed, max_frames=args.steps)
     require_writable(WEIGHTS)  # now rather than after the training
     keras.utils.set_random_seed(config.seed)
