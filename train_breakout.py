@@ -271,6 +271,7 @@ def train(
     make_env=make_env,
     create_q_model=create_q_model,
     replay_buffer=ReplayBuffer,
+    make_q_values=make_q_values,
     make_train_step=make_train_step,
 ):
     """Trains an agent, until it solves the game, reaches `max_frames`, or is stopped.
@@ -279,8 +280,7 @@ def train(
         config: the Config.
         resume: continue the run in `config.run_dir`, or the newest one, from its last
             checkpoint. `config` must be that run's, but for the settings that may change.
-        make_env, create_q_model, replay_buffer, make_train_step: a piece of one's own in place
-            of the one above.
+        make_env, ...: pieces of one's own in place of those above.
 
     Returns:
         The Run: its `model`, its `folder`, and the last `values` of what is counted below.

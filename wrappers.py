@@ -1,11 +1,9 @@
 """The Atari preprocessing of DQN (Mnih et al. 2015, Methods, "Preprocessing").
 
 The wrappers do what those of the same names did in OpenAI Baselines, whose stack the
-tutorial used, on Gymnasium's API:
+tutorial used, on Gymnasium's API. An *episode* is one life; a *game* is all its lives.
 
     env = wrap_deepmind(make_atari("BreakoutNoFrameskip-v4"), frame_stack=True)
-
-An *episode*, as the learner sees it, is one life; a *game* is all its lives.
 """
 
 import difflib
@@ -16,6 +14,8 @@ import cv2
 import gymnasium as gym
 import numpy as np
 from gymnasium.spaces import Box
+
+from support.console import UsageError
 
 gym.register_envs(ale_py)
 ale_py.ALEInterface.setLoggerMode(ale_py.LoggerMode.Error)  # no banner
@@ -228,15 +228,15 @@ def make_atari(env_id, render_mode=None):
         An environment with uint8 `(210, 160, 3)` observations and unclipped rewards.
 
     Raises:
-        ValueError: `env_id` is no such id of an installed game, or `render_mode` is another.
+        UsageError: `env_id` is no such id of an installed game, or `render_mode` is another.
     """
     if not env_id.endswith("NoFrameskip-v4") or env_id not in gym.registry:
-        raise ValueError(_refusal(env_id))
+        raise UsageError(_refusal(env_id))
     try:
         # "ram" is the cheapest: screens come from MaxAndSkipEnv, which fetches only those it shows.
         env = gym.make(env_id, obs_type="ram", render_mode=render_mode, disable_env_checker=True)
     except gym.error.Error as error:
-        raise ValueError(f"{env_id} cannot be made: {error}") from error
+        raise UsageError(f"{env_id} cannot be made: {error}") from error
     return MaxAndSkipEnv(NoopResetEnv(env, noop_max=30), skip=4)
 
 

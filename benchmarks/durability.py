@@ -4,135 +4,119 @@
     python benchmarks/durability.py memory --frames 300000
 
 `checkpoint` fills a replay, writes a first checkpoint, and then some more, each after as
-many new transitions as a run adds between two. `memory` trains with a small replay, and
-prints the resident memory at every 10 000 frames; updates and greedy actions are rarer than
-in a real run (every 100th frame, epsilon 0.8), so that it ends in minutes.
+many new transitions as a run adds between two. They go where temporary files go (TMPDIR).
+`memory` trains with a small replay, and prints the resident memory at every 10 000 frames;
+updates and greedy actions are rarer than in a real run (every 100th frame, epsilon 0.8), so
+that it ends in minutes.
 """
 
-import argparse
+import contextlib
+import dataclasses
 import statistics
 import sys
 import tempfile
 import time
-import tracemalloc
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import train_breakout
-from benchmarks.throughput import fill, machine, resident_memory
-from support.checkpoint import Learner, read_checkpoint, write_checkpoint
+from support.console import ArgumentParser
+
+# isort: split
+import gymnasium as gym
+import keras
+import numpy as np
+
+from benchmarks.pace import fill, resident_memory, settled_memory
+from benchmarks.throughput import machine
+from support.checkpoint import Checkpoints
 
 
-def folder_size(folder):
-    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
-
-
-def new_learner(capacity):
-    config = train_breakout.Config()
-    env = train_breakout.make_env(config)
-    model, target = train_breakout.create_q_model(), train_breakout.create_q_model()
-    optimizer = train_breakout.keras.optimizers.Adam(config.learning_rate)
+def new_checkpoints(folder, config):
+    env, optimizer = train_breakout.make_env(config), keras.optimizers.Adam()
+    model, model_target = train_breakout.create_q_model(), train_breakout.create_q_model()
     optimizer.build(model.trainable_variables)
-    rng = train_breakout.np.random.default_rng(0)
-    replay = train_breakout.ReplayBuffer(capacity)
-    progress = train_breakout.Progress()
-    progress.state, _ = env.reset(seed=1)
-    return Learner(env, model, target, optimizer, replay, rng, progress)
+    variables = [*model.variables, *model_target.variables, *optimizer.variables]
+    replay = train_breakout.ReplayBuffer(config.max_memory_length)
+    env.reset(seed=1)
+    rng = np.random.default_rng(1)
+    return Checkpoints(folder, dataclasses.asdict(config), env, variables, replay, rng)
 
 
-def play(learner, frames):
-    env, progress = learner.env, learner.progress
-    for _ in range(frames):
-        action = int(learner.rng.integers(env.action_space.n))
-        state_next, reward, terminated, truncated, _ = env.step(action)
-        learner.replay.add(progress.state, action, reward, state_next, terminated)
-        progress.state = env.reset()[0] if terminated or truncated else state_next
-        progress.frame_count += 1
+def seconds_of(work, *args):
+    started = time.perf_counter()
+    work(*args)
+    return time.perf_counter() - started
 
 
 def measure_checkpoint(length, added, rounds):
-    learner = new_learner(length)
-    fill(learner.replay, train_breakout.Config(), length)
+    config = train_breakout.Config(max_memory_length=length)
     with tempfile.TemporaryDirectory() as folder:
-        folder = Path(folder)
-        play(learner, 1)
-        started = time.perf_counter()
-        write_checkpoint(folder, learner, {})
-        first = time.perf_counter() - started
-        later = []
+        checkpoints = new_checkpoints(Path(folder), config)
+        fill(checkpoints.replay.add, length)
+        before = settled_memory()
+        first = seconds_of(checkpoints.save, {}, {})
+        kept, later = settled_memory() - before, []
         for _ in range(rounds):
-            play(learner, added)
-            started = time.perf_counter()
-            write_checkpoint(folder, learner, {})
-            later.append(time.perf_counter() - started)
-        # Traced, since the resident memory hides what is taken from memory freed before.
-        play(learner, added)
-        tracemalloc.start()
-        write_checkpoint(folder, learner, {})
-        extra = tracemalloc.get_traced_memory()[1]
-        tracemalloc.stop()
-        sizes = [folder_size(path) for path in sorted(folder.iterdir())]
-        del learner  # one replay in memory is enough
-        restored = new_learner(length)
-        started = time.perf_counter()
-        read_checkpoint(folder, restored)
-        reading = time.perf_counter() - started
+            fill(checkpoints.replay.add, added)
+            later.append(seconds_of(checkpoints.save, {}, {}))
+        sizes = [file.stat().st_size / 1e6 for file in Path(folder).iterdir()]
+        del checkpoints  # one replay in memory is enough
+        reading = seconds_of(new_checkpoints(Path(folder), config).load)
     median = statistics.median(later)
     print(f"| replay of {length} transitions | |\n| --- | --- |")
-    print(f"| first checkpoint | {first:.2f} s |")
-    print(
-        f"| a later one, after {added} frames | {median:.2f} s "
-        f"({min(later):.2f} to {max(later):.2f}) |"
-    )
+    print(f"| the first, of a full replay | {first:.2f} s |")
+    spread = f"{min(later):.2f} to {max(later):.2f}"
+    print(f"| a later one, after {added} frames | {median:.2f} s ({spread}) |")
     print(f"| share of 5 minutes | {median / 300:.2%} |")
-    print(f"| size of one on disk | {sizes[-1] / 1e6:.0f} MB |")
-    print(f"| all that are kept | {sum(sizes) / 1e6:.0f} MB |")
-    print(f"| extra memory at its peak | {extra / 1e6:.0f} MB |")
-    print(f"| reading it back | {reading:.2f} s |")
+    print(f"| on disk | {' and '.join(f'{size:.0f}' for size in sizes)} MB |")
+    print(f"| memory that the first keeps | {kept / 1e6:.0f} MB |")
+    print(f"| reading the latest | {reading:.2f} s |")
 
 
-def measure_memory(frames, length):
-    class WatchedRun(train_breakout.Run):
-        def log(self, *args):
-            super().log(*args)
-            frame_count = self.learner.progress.frame_count
-            rows.append((frame_count, resident_memory()))
-            print(f"| {frame_count} | {resident_memory() / 1e6:.1f} |", flush=True)
+def measure_memory(frames, length, every=10_000):
+    output, rows = sys.stdout, []
 
-    rows = []
-    train_breakout.Run = WatchedRun
-    train_breakout.say = lambda *args, **kwargs: None
-    sys.modules["checkpoint"].say = lambda *args, **kwargs: None
+    class Watched(gym.Wrapper):
+        frame_count = 0
+
+        def step(self, action):
+            self.frame_count += 1
+            if self.frame_count % every == 0:
+                rows.append((self.frame_count, resident_memory() / 1e6))
+                print("| {} | {:.1f} |".format(*rows[-1]), file=output, flush=True)
+            return self.env.step(action)
+
     print("| frame | resident memory, MB |\n| --- | --- |")
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(None):
         config = train_breakout.Config(
             max_frames=frames,
             max_memory_length=length,
             update_after_actions=100,
-            epsilon_random_frames=5_000,
-            epsilon_greedy_frames=20_000,
+            epsilon_max=0.8,
             epsilon_min=0.8,
-            run_dir=str(Path(folder) / "run"),
+            epsilon_random_frames=5_000,
+            run_dir=f"{folder}/run",
         )
-        train_breakout.train(config)
+        train_breakout.train(config, make_env=lambda c: Watched(train_breakout.make_env(c)))
     settled = [memory for frame, memory in rows if frame >= frames // 3]
     print(
-        f"\nfrom frame {frames // 3} to {frames}: {min(settled) / 1e6:.1f} to "
-        f"{max(settled) / 1e6:.1f} MB, last minus first {(settled[-1] - settled[0]) / 1e6:+.1f} MB"
+        f"\nfrom frame {frames // 3} to {frames}: {min(settled):.1f} to {max(settled):.1f} MB, "
+        f"last minus first {settled[-1] - settled[0]:+.1f} MB"
     )
 
 
 def main(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = ArgumentParser(prog="durability.py", description=__doc__.split("\n")[0])
     commands = parser.add_subparsers(dest="command", required=True)
-    one = commands.add_parser("checkpoint", help="time, size and memory of a checkpoint")
-    one.add_argument("--length", type=int, default=100_000, help="transitions in the replay")
-    one.add_argument("--added", type=int, default=40_000, help="frames between checkpoints")
-    one.add_argument("--rounds", type=int, default=3)
-    two = commands.add_parser("memory", help="resident memory over a run")
-    two.add_argument("--frames", type=int, default=300_000)
-    two.add_argument("--length", type=int, default=5_000, help="transitions in the replay")
+    checkpoint = commands.add_parser("checkpoint", help="seconds and bytes of a checkpoint")
+    checkpoint.add_argument("--length", type=int, default=100_000, help="transitions in the replay")
+    checkpoint.add_argument("--added", type=int, default=70_000, help="frames between checkpoints")
+    checkpoint.add_argument("--rounds", type=int, default=3)
+    memory = commands.add_parser("memory", help="resident memory over a run")
+    memory.add_argument("--frames", type=int, default=300_000)
+    memory.add_argument("--length", type=int, default=5_000, help="transitions in the replay")
     args = parser.parse_args(argv)
     print(", ".join(f"{key} {value}" for key, value in machine().items()), flush=True)
     if args.command == "checkpoint":

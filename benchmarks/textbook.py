@@ -2,7 +2,8 @@
 
 It does per frame what `train_breakout.train` does, the way it is usually written: float32
 stacks in five lists, indices from a range as long as the replay, `predict` for the targets,
-an eager GradientTape update, and an eager model call for each action.
+an eager GradientTape update, and an eager model call for each action. TensorFlow is as it
+comes, while the trainer chooses its kernels.
 """
 
 import keras
@@ -10,6 +11,7 @@ import numpy as np
 import tensorflow as tf
 from keras import layers
 
+from benchmarks.pace import ENV_ID
 from wrappers import make_atari, wrap_deepmind
 
 
@@ -28,79 +30,67 @@ def create_float_model(num_actions):
     )
 
 
-class TextbookLoop:
-    """The loop, to be advanced by a number of frames.
+def loop(pace, replay):
+    np.random.seed(42)
+    keras.utils.set_random_seed(42)
+    env = wrap_deepmind(make_atari(ENV_ID), frame_stack=True, scale=True)
+    num_actions = int(env.action_space.n)
+    model = create_float_model(num_actions)
+    model_target = create_float_model(num_actions)
+    optimizer = keras.optimizers.Adam(learning_rate=0.00025, clipnorm=1.0)
+    loss_function = keras.losses.Huber()
+    action_history, state_history, state_next_history = [], [], []
+    rewards_history, done_history = [], []
+    state = np.array(env.reset(seed=42)[0])
 
-    Args:
-        config: the trainer's Config.
-        capacity: transitions in the replay, which is filled by random play at once.
-    """
-
-    def __init__(self, config, capacity):
-        self.config, self.capacity = config, capacity
-        np.random.seed(config.seed)
-        keras.utils.set_random_seed(config.seed)
-        self.env = wrap_deepmind(make_atari(config.env_id), frame_stack=True, scale=True)
-        self.num_actions = int(self.env.action_space.n)
-        self.model = create_float_model(self.num_actions)
-        self.model_target = create_float_model(self.num_actions)
-        self.optimizer = keras.optimizers.Adam(config.learning_rate, clipnorm=config.clipnorm)
-        self.loss_function = keras.losses.Huber()
-        self.actions, self.states, self.next_states = [], [], []
-        self.rewards, self.dones = [], []
-        self.frame_count = 0
-        state, _ = self.env.reset(seed=config.seed)
-        self.state = np.array(state)
-        while len(self.states) < capacity:
-            self.remember(np.random.choice(self.num_actions))
-
-    def remember(self, action):
-        """Takes an action and stores the transition."""
-        state_next, reward, done, truncated, _ = self.env.step(action)
+    def step(action):
+        nonlocal state
+        state_next, reward, done, truncated, _ = env.step(action)
         state_next = np.array(state_next)
-        self.actions.append(action)
-        self.states.append(self.state)
-        self.next_states.append(state_next)
-        self.rewards.append(reward)
-        self.dones.append(done)
-        self.state = state_next
-        if done or truncated:
-            state, _ = self.env.reset()
-            self.state = np.array(state)
+        action_history.append(action)
+        state_history.append(state)
+        state_next_history.append(state_next)
+        rewards_history.append(reward)
+        done_history.append(done)
+        state = np.array(env.reset()[0]) if done or truncated else state_next
 
-    def run(self, frames, epsilon):
-        """Trains for a number of frames at a fixed exploration rate."""
-        for _ in range(frames):
-            self.frame_count += 1
-            if epsilon > np.random.rand(1)[0]:
-                action = np.random.choice(self.num_actions)
-            else:
-                state = tf.expand_dims(tf.convert_to_tensor(self.state), 0)
-                action = tf.argmax(self.model(state, training=False)[0]).numpy()
-            self.remember(action)
-            if self.frame_count % self.config.update_after_actions == 0:
-                self.update()
-            if len(self.rewards) > self.capacity:
-                del self.rewards[:1]
-                del self.states[:1]
-                del self.next_states[:1]
-                del self.actions[:1]
-                del self.dones[:1]
+    with pace.filling(replay):
+        while len(rewards_history) < replay:
+            step(np.random.choice(num_actions))
+    frame_count = 0
+    while True:
+        frame_count += 1
+        if np.random.rand(1)[0] < 0.1:
+            action = np.random.choice(num_actions)
+        else:
+            state_tensor = tf.expand_dims(tf.convert_to_tensor(state), 0)
+            action = tf.argmax(model(state_tensor, training=False)[0]).numpy()
+        step(action)
 
-    def update(self):
-        indices = np.random.choice(range(len(self.dones)), size=self.config.batch_size)
-        states = np.array([self.states[i] for i in indices])
-        next_states = np.array([self.next_states[i] for i in indices])
-        rewards = np.array([self.rewards[i] for i in indices], dtype=np.float32)
-        actions = [int(self.actions[i]) for i in indices]
-        dones = tf.convert_to_tensor([float(self.dones[i]) for i in indices])
+        if frame_count % 4 == 0:
+            indices = np.random.choice(range(len(done_history)), size=32)
+            states = np.array([state_history[i] for i in indices])
+            next_states = np.array([state_next_history[i] for i in indices])
+            rewards = np.array([rewards_history[i] for i in indices], dtype=np.float32)
+            actions = [int(action_history[i]) for i in indices]
+            dones = tf.convert_to_tensor([float(done_history[i]) for i in indices])
 
-        future = self.model_target.predict(next_states, verbose=0)
-        targets = rewards + self.config.gamma * tf.reduce_max(future, axis=1)
-        targets = targets * (1 - dones) - dones
-        masks = tf.one_hot(actions, self.num_actions)
-        with tf.GradientTape() as tape:
-            q_values = tf.reduce_sum(self.model(states) * masks, axis=1)
-            loss = self.loss_function(targets, q_values)
-        gradients = tape.gradient(loss, self.model.trainable_variables)
-        self.optimizer.apply_gradients(zip(gradients, self.model.trainable_variables, strict=True))
+            future = model_target.predict(next_states, verbose=0)
+            targets = rewards + 0.99 * tf.reduce_max(future, axis=1)
+            targets = targets * (1 - dones) - dones
+            masks = tf.one_hot(actions, num_actions)
+            with tf.GradientTape() as tape:
+                q_values = tf.reduce_sum(model(states) * masks, axis=1)
+                pace.loss = loss_function(targets, q_values)
+            gradients = tape.gradient(pace.loss, model.trainable_variables)
+            optimizer.apply_gradients(zip(gradients, model.trainable_variables, strict=True))
+
+        if frame_count % 10_000 == 0:
+            model_target.set_weights(model.get_weights())
+        if len(rewards_history) > replay:
+            for history in (
+                *(action_history, state_history, state_next_history),
+                *(rewards_history, done_history),
+            ):
+                del history[:1]
+        pace.frame()

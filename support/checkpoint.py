@@ -70,7 +70,9 @@ class Checkpoints:
         """
         parts = {
             "values": pack(values),
-            "variables": pack({str(i): np.asarray(v.numpy()) for i, v in enumerate(self.variables)}),
+            "variables": pack(
+                {str(i): np.asarray(v.numpy()) for i, v in enumerate(self.variables)}
+            ),
             "env": pack(get_env_state(self.env)),
             **self._encode_replay(),
         }

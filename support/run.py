@@ -16,7 +16,7 @@ from support.files import replacing
 from support.run_folder import RunFolder
 from support.run_log import RunLog
 from support.signals import StopSignals
-from support.state import has_emulator
+from support.state import can_be_saved
 
 SNAPSHOTS = (0, 250_000)  # and every million
 TRANSITION_BYTES = 7_600  # a frame of 84 * 84 bytes, and the objects that hold it
@@ -89,7 +89,7 @@ class Run:
         self.model, self._env = model, env
         self._checkpoints = None
         loaded = None
-        if has_emulator(env):
+        if can_be_saved(env):
             variables = [*model.variables, *model_target.variables, *optimizer.variables]
             folder, settings = self.folder / "checkpoints", dataclasses.asdict(self.config)
             self._checkpoints = Checkpoints(folder, settings, env, variables, replay, rng)

@@ -7,6 +7,7 @@ import zlib
 from collections import deque
 
 import ale_py
+import gymnasium as gym
 import numpy as np
 from gymnasium.wrappers import RecordEpisodeStatistics
 
@@ -125,14 +126,16 @@ WRAPPER_STATE = {
 
 def layers(env):
     """Yields the wrappers of `env`, outermost first."""
-    while env is not env.unwrapped:
+    while isinstance(env, gym.Wrapper):
         yield env
         env = env.env
 
 
-def has_emulator(env):
-    """Whether the state of `env` can be saved: that of an Atari emulator."""
-    return isinstance(getattr(env.unwrapped, "ale", None), ale_py.ALEInterface)
+def can_be_saved(env):
+    """Whether the state of `env` can be: an Atari emulator's, seen in stacks of uint8 frames."""
+    emulator = isinstance(getattr(env.unwrapped, "ale", None), ale_py.ALEInterface)
+    stacked = any(isinstance(layer, FrameStack) for layer in layers(env))
+    return emulator and stacked and env.observation_space.dtype == np.uint8
 
 
 def get_env_state(env):

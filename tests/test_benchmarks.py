@@ -1,32 +1,89 @@
 """The benchmarks, in small: that they run, and not how fast anything is."""
 
+import json
+from importlib.util import find_spec
+
+import pytest
+
 from benchmarks import durability, throughput
+from benchmarks.pace import fill
+from wrappers import LazyFrames
+
+pytestmark = pytest.mark.slow
 
 
-def test_the_loops_take_turns_and_end_without_an_error():
-    workers = [
-        throughput.Worker("trainer", throughput.trainer_worker, {}, 40, 8),
-        throughput.Worker("textbook", throughput.textbook_worker, None, 40, 4),
-        throughput.Worker("our wrappers", throughput.wrappers_worker, True, 20),
-        throughput.Worker("Gymnasium's", throughput.wrappers_worker, False, 20),
-    ]
-    throughput.take_turns(workers, 2)  # SystemExit if one fails
-    for worker in workers:
-        assert len(worker.rounds) == 2
-        median, low, high = worker.speed()
-        assert 0 < low <= median <= high
-        assert worker.memory() > 0
-    assert {"environment", "update", "action", "sampling"} < set(workers[0].parts())
+def test_loops_take_turns_and_are_compared_with_the_first(tmp_path, capsys):
+    file = tmp_path / "speed.json"
+    loops = ["trainer", "textbook:40", "wrappers", "gymnasium"]
+    small = ["--replay", "60", "--frames", "8", "--rounds", "2", "--json", str(file)]
+    assert throughput.main(["--loops", *loops, *small]) == 0
+    printed = capsys.readouterr().out
+    found = json.loads(file.read_text())["loops"]
+    assert [of["loop"] for of in found] == ["trainer", "textbook", "wrappers", "gymnasium"]
+    assert [of["replay"] for of in found] == [60, 40, 60, 60]
+    for of in found:
+        assert f"| {of['loop']} | {of['replay']} | {of['frames_per_second']:.1f} |" in printed
+        assert 0 < of["lowest"] <= of["frames_per_second"] <= of["highest"]
+        assert len(of["rounds"]) == 2
+        assert of["ratio"] == pytest.approx(found[0]["frames_per_second"] / of["frames_per_second"])
+        assert of["resident_bytes"] > 0
+    parts = found[0]["parts"]
+    assert set(parts) == {"emulator and wrappers", "sampling", "update", "the rest"}
+    assert sum(parts.values()) == pytest.approx(found[0]["milliseconds_a_frame"])
 
 
-def test_the_bytes_of_a_transition():
-    ours, textbook = throughput.bytes_a_transition(500)
-    assert 84 * 84 < ours < 9_000  # one new frame
-    assert 16 * 84 * 84 < textbook < 120_000  # a new stack of four float32 frames
+@pytest.mark.parametrize(("name", "package"), [("cleanrl", "torch"), ("sb3", "stable_baselines3")])
+def test_the_loops_in_pytorch_run_where_it_is_installed(name, package):
+    if not find_spec(package):
+        pytest.skip(f"{package} is not installed")
+    (figures,) = throughput.measure([(name, 60)], frames=8, rounds=2)
+    assert len(figures["rounds"]) == 2
+
+
+@pytest.mark.parametrize("arguments", [["--loops", "tutorial"], ["--replay", "1000000000"]])
+def test_what_cannot_be_measured_is_refused_in_a_sentence(arguments, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        throughput.main(arguments)
+    assert stopped.value.code == 2
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_a_loop_that_fails_ends_the_benchmark(capfd):
+    with pytest.raises(SystemExit, match="trainer ended early"):
+        throughput.measure([("trainer", 1)], frames=8, rounds=1)  # smaller than a batch
+
+
+def test_the_textbook_gets_a_smaller_replay_where_memory_lacks():
+    loops = [("trainer", 100_000), ("textbook", 100_000)]
+    assert throughput.fit_textbook(loops, free=20e9) == loops
+    fitting = throughput.fit_textbook(loops, free=5e9)
+    assert fitting[0] == loops[0]
+    assert fitting[1][0] == "textbook"
+    assert 10_000 < fitting[1][1] < 100_000
+    assert throughput.needed_memory(fitting) <= 5e9
+
+
+def test_copies_that_fill_a_replay_share_frames_as_real_ones_do():
+    transitions = []
+    fill(lambda *transition: transitions.append(transition), 25, real_frames=10)
+    assert len(transitions) == 25
+    for first, copy in zip(transitions, transitions[10:], strict=False):
+        assert isinstance(copy[0], LazyFrames)
+        assert copy[0] == first[0]
+        assert copy[0].frames[-1] is not first[0].frames[-1]
+    assert transitions[11][0] is transitions[10][3]
+    assert transitions[10][0].frames[1] is transitions[10][3].frames[0]
 
 
 def test_what_a_checkpoint_costs(capsys):
-    durability.measure_checkpoint(length=60, added=40, rounds=1)
-    rows = [line.split("|")[1].strip() for line in capsys.readouterr().out.splitlines()]
+    assert durability.main(["checkpoint", "--length", "60", "--added", "40", "--rounds", "1"]) == 0
+    rows = [line.split("|")[1].strip() for line in capsys.readouterr().out.splitlines()[1:]]
     assert rows[0] == "replay of 60 transitions"
-    assert rows[-1] == "reading it back"
+    assert rows[-1] == "reading the latest"
+
+
+def test_memory_over_a_run(capsys):
+    durability.measure_memory(frames=30, length=40, every=10)
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split(" | ")[0] for line in lines[2:5]] == ["| 10", "| 20", "| 30"]
+    assert lines[-1].startswith("from frame 10 to 30: ")

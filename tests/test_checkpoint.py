@@ -162,14 +162,14 @@ def test_any_damage_is_noticed_or_harmless(written, capsys):
     data = written.newest.read_bytes()
     older = written.older.read_bytes()
     places = [*range(0, 110, 2), *random.Random(1).sample(range(len(data)), 60), len(data) - 1]
-    outcomes = Counter()
+    outcomes, learner = Counter(), make_learner()
     for place in places:
         for path in written.folder.iterdir():
             path.unlink()
         written.older.write_bytes(older)
         written.newest.write_bytes(data)
         flip(written.newest, place)
-        learner, record = loaded(written.folder, written.learner)
+        learner.values, record = checkpoints_of(written.folder, learner).load()
         assert contents(learner) == written.digests[record["number"]]
         warnings = capsys.readouterr().err.splitlines()
         assert len(warnings) == (record["number"] != 3)

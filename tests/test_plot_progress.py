@@ -1,8 +1,6 @@
 """The learning curve: what is read of a run folder, what is drawn, and what is refused."""
 
 import json
-import math
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -11,9 +9,7 @@ import pytest
 
 import plot_progress as pp
 
-matplotlib = pytest.importorskip("matplotlib")
-matplotlib.use("Agg")
-from matplotlib import pyplot  # noqa: E402
+figure_module = pytest.importorskip("matplotlib.figure")
 
 ROOT = Path(pp.__file__).parent
 HEADER = (
@@ -30,225 +26,172 @@ def row(frame, score, reward=0.5):
 def make_run(folder, scores, text_after="", every=10_000, **settings):
     """Writes a run folder as the trainer does; `scores` are game scores, "" for none yet."""
     folder.mkdir()
-    content = {"format": 1, "settings": SETTINGS | settings, "sessions": []}
+    content = {"format": 2, "settings": SETTINGS | settings, "sessions": []}
     (folder / "config.json").write_text(json.dumps(content))
     rows = [row(every * n, score) for n, score in enumerate(scores, 1)]
     (folder / "progress.csv").write_text("\n".join([HEADER, *rows, ""]) + text_after)
     return folder
 
 
-def read_runs(*folders):
-    return [(f.name, pp.read_settings(f), pp.read_progress(f)) for f in folders]
+def draw(*folders):
+    """Returns the Figure of the runs in folders."""
+    figure = figure_module.Figure(layout="constrained")
+    pp.draw(pp.group_runs([pp.read_run(folder.name, folder) for folder in folders]), figure)
+    figure.draw_without_rendering()
+    return figure
 
 
-def drawn(*folders):
-    groups = pp.group_runs(read_runs(*folders))
-    return pp.draw(groups, pp.label_groups(groups), pyplot)
+def labels(figure):
+    return [text.get_text().strip() for text in figure.legends[0].get_texts()][:-2]
 
 
-@pytest.fixture(autouse=True)
-def close_figures():
-    yield
-    pyplot.close("all")
+def curve(figure, label, axes=0):
+    """Returns the points of a solid curve of the main axes, or the only one of a small panel."""
+    lines = figure.axes[axes].lines
+    (line,) = [one for one in lines if one.get_label().strip() == label] if axes == 0 else lines
+    return line.get_xydata().tolist()
+
+
+def panels(figure):
+    return {axes.get_title(): i for i, axes in enumerate(figure.axes) if i}
 
 
 # --------------------------------------------------------------------------------------
-# Reading
+# What is drawn
 
 
-def test_the_columns_are_read_by_name(tmp_path):
-    progress = pp.read_progress(make_run(tmp_path / "run", ["", 1.5, 2.5]))
-    assert progress["frame_count"] == [10_000, 20_000, 30_000]
-    assert math.isnan(progress["game_score"][0])
-    assert progress["game_score"][1:] == [1.5, 2.5]
-    assert progress["running_reward"] == [0.5] * 3
-    assert progress["epsilon"] == [0.9] * 3
-    assert progress["loss"] == [0.01] * 3
-    assert progress["mean_max_q"] == [0.2] * 3
+def test_a_run(tmp_path):
+    figure = draw(make_run(tmp_path / "run", [1, 2, 4]))
+    assert curve(figure, "run") == [[10, 1], [20, 2], [30, 4]]
+    assert [10, 0.5] in figure.axes[0].lines[1].get_xydata().tolist()
+    assert list(panels(figure)) == ["epsilon", "loss", "mean max q"]
+    for name, value in {"epsilon": 0.9, "loss": 0.01, "mean max q": 0.2}.items():
+        assert curve(figure, "", panels(figure)[name]) == [[10, value], [20, value], [30, value]]
 
 
-def test_a_row_that_is_being_written_is_passed_over(tmp_path):
-    last = row(30_000, 3.5)
-    for cut in range(1, len(last) + 1):  # with all of it there, the line end is missing
-        run = make_run(tmp_path / f"cut{cut}", [1.5, 2.5], text_after=last[:cut])
-        assert pp.read_progress(run)["game_score"] == [1.5, 2.5]
-    run = make_run(tmp_path / "whole", [1.5, 2.5], text_after=last + "\n")
-    assert pp.read_progress(run)["game_score"] == [1.5, 2.5, 3.5]
+def test_a_number_added_to_the_log_has_a_panel_wherever_it_stands(tmp_path):
+    run = make_run(tmp_path / "run", [])
+    added = [f"new_{n}" for n in range(4)]
+    rows = [f"{7 + n},{row(100 * n, 1)},8,9,{n if n == 2 else ''}\n" for n in (1, 2)]
+    header = f"{added[0]},{HEADER},{','.join(added[1:])}\n"
+    (run / "progress.csv").write_text(header + "".join(rows))
+    figure = draw(run)
+    assert len(panels(figure)) == 7
+    assert curve(figure, "", panels(figure)["new 0"]) == [[100, 8], [200, 9]]
+    assert curve(figure, "", panels(figure)["new 3"]) == [[200, 2]]
 
 
-def test_runs_are_gathered_whose_settings_differ_only_in_the_seed(tmp_path):
-    a = make_run(tmp_path / "a", [1])
-    b = make_run(tmp_path / "b", [1], seed=2, max_frames=9, checkpoint_minutes=1.0, render="human")
-    c = make_run(tmp_path / "c", [1], seed=3, gamma=0.9)
-    d = make_run(tmp_path / "d", [1], seed=4)
-    groups = pp.group_runs(read_runs(a, c, b, d))
-    assert [[name for name, _, _ in group] for group in groups] == [["a", "b", "d"], ["c"]]
-    assert pp.label_groups(groups) == ["gamma 0.99: mean of 3 seeds (band: min to max)", "c"]
-    assert pp.label_groups(groups[:1]) == ["mean of 3 seeds (band: min to max)"]
+def test_seeds_are_a_mean_and_a_band_as_far_as_all_have_come(tmp_path):
+    a = make_run(tmp_path / "a", ["", 1, 6, 9], render="human", max_frames=5)
+    b = make_run(tmp_path / "b", [1, 3, 2], seed=2, video_every=3)
+    c = make_run(tmp_path / "c", [1, 1, 1, 1], gamma=0.9)
+    figure = draw(a, c, b)
+    mean = "gamma 0.99: mean of 2 seeds (band: min to max)"
+    assert labels(figure) == [mean, "c"]
+    assert curve(figure, mean) == [[20, 2], [30, 4]]
+    # Bands for game score and running reward of the two seeds, and none for the one run.
+    band, _ = figure.axes[0].collections
+    corners = {tuple(point) for point in band.get_paths()[0].vertices.tolist()}
+    assert corners == {(20, 1), (20, 3), (30, 2), (30, 6)}
+    assert [len(axes.collections) for axes in figure.axes[1:]] == [1, 1, 1]
+    assert labels(draw(a, b)) == ["mean of 2 seeds (band: min to max)"]
 
 
-def test_runs_of_one_seed_are_not_two_seeds(tmp_path):
-    """The script was changed between them: a mean would mix two algorithms."""
+def test_runs_that_have_no_mean_are_drawn_apart(tmp_path):
+    """Two runs of one seed: the script was changed between them, as were maybe its log lines."""
     runs = [make_run(tmp_path / f"{name}{n}", [1], seed=n) for name in "ab" for n in (1, 2)]
-    groups = pp.group_runs(read_runs(*runs, make_run(tmp_path / "c", [1], gamma=0.9)))
-    assert pp.label_groups(groups) == ["a1", "a2", "b1", "b2", "c"]
-    assert [len(group) for group in groups] == [1] * 5
+    assert labels(draw(*runs)) == ["a1", "a2", "b1", "b2"]
+    other = make_run(tmp_path / "other", [1], every=15_000, seed=3)
+    assert labels(draw(runs[0], other)) == ["a1", "other"]
 
 
-def test_the_mean_goes_as_far_as_all_runs_have_come(tmp_path):
-    runs = read_runs(
-        make_run(tmp_path / "a", ["", 1, 6, 9]), make_run(tmp_path / "b", [1, 3, 2], seed=2)
-    )
-    frames, mean, low, high = pp.mean_and_band(runs, "game_score")
-    assert frames == [10_000, 20_000, 30_000]
-    assert all(math.isnan(values[0]) for values in (mean, low, high))
-    assert (mean[1:], low[1:], high[1:]) == ([2, 4], [1, 2], [3, 6])
+@pytest.mark.parametrize("scores", [[1.5], ["", 1.5], [0, 0], ["", 0], [0.01]])
+def test_a_first_score_is_to_be_seen(scores, tmp_path):
+    """Also one alone, one after an empty row, and one of 0, which has no logarithm."""
+    figure = draw(make_run(tmp_path / "run", scores))
+    (line,) = [one for one in figure.axes[0].lines if one.get_label() == " run"]
+    ys = line.get_ydata()
+    low, high = figure.axes[0].get_ylim()
+    assert len(ys) > 1 or line.get_marker() == "."
+    assert len(ys) == sum(score != "" for score in scores)
+    assert all(low < y < high for y in ys)
 
 
-# --------------------------------------------------------------------------------------
-# Drawing
+def test_a_run_without_any_score_yet(tmp_path):
+    assert curve(draw(make_run(tmp_path / "run", [""])), "run") == []
 
 
-def test_what_is_drawn(tmp_path):
-    a = make_run(tmp_path / "a", [1, 2, 4])
-    b = make_run(tmp_path / "b", [3, 4, 8], seed=2)
-    c = make_run(tmp_path / "c", [1, 1, 1, 2], gamma=0.9)
-    figure = drawn(a, b, c)
-    score, *small = figure.axes
-    assert [axes.get_title() for axes in small] == ["mean max Q", "loss", "epsilon"]
-    lines = {
-        (line.get_linestyle(), line.get_color(), tuple(line.get_xdata()), tuple(line.get_ydata()))
-        for line in score.lines
-    }
-    millions = (0.01, 0.02, 0.03)
-    assert ("-", "C0", millions, (2, 3, 6)) in lines
-    assert ("--", "C0", millions, (0.5,) * 3) in lines
-    assert ("-", "C1", (*millions, 0.04), (1, 1, 1, 2)) in lines
-    for value in (1.7, 31.8, 401.2):
-        assert any(style == ":" and ys == (value, value) for style, _, _, ys in lines)
-        low, high = score.get_ylim()
-        assert low < value < high
-    # A band for the two seeds, for game score and running reward, and none for one run.
-    assert len(score.collections) == 2
-    ys = score.collections[0].get_paths()[0].vertices[:, 1]
-    assert {1, 2, 4, 3, 8} == set(ys)
-    assert [len(axes.collections) for axes in small] == [1, 1, 1]
+@pytest.mark.parametrize(
+    ("every", "label", "x"),
+    [(20, "frames", 20), (2_000, "frames (thousands)", 2), (5e5, "frames (millions)", 0.5)],
+)
+def test_the_unit_is_that_of_the_longest_run(every, label, x, tmp_path):
+    figure = draw(make_run(tmp_path / "run", [1, 1], every=int(every)))
+    assert {axes.get_xlabel() for axes in figure.axes} == {label}
+    assert curve(figure, "run")[0][0] == x
 
 
-@pytest.mark.parametrize("runs", [1, 2, 8])
-def test_the_legend_covers_nothing(runs, tmp_path):
-    folders = [make_run(tmp_path / f"run{n}", [1, 2], gamma=n / 10) for n in range(runs)]
-    figure = drawn(*folders)
-    figure.canvas.draw()
-    (legend,) = figure.legends
-    box = legend.get_window_extent()
-    assert len(legend.get_texts()) == runs + 2
-    assert not any(box.overlaps(axes.get_tightbbox()) for axes in figure.axes)
-    assert figure.bbox.contains(box.x0, box.y0)
-    assert figure.bbox.contains(box.x1, box.y1)
-
-
-def test_the_legend_has_room_for_long_labels(tmp_path):
-    """Two experiments of two seeds each, which differ in many settings."""
-    folders = [
-        make_run(
-            tmp_path / f"{n}{seed}",
-            [1, 2],
-            seed=seed,
-            gamma=n,
-            learning_rate=n * 0.00025,
-            batch_size=n,
-        )
-        for n in (1, 2)
-        for seed in (1, 2)
-    ]
-    figure = drawn(*folders)
-    figure.canvas.draw()
-    box = figure.legends[0].get_window_extent()
-    assert figure.bbox.contains(box.x0, box.y0)
-    assert figure.bbox.contains(box.x1, box.y1)
-
-
-def test_names_that_mean_something_to_matplotlib(tmp_path, monkeypatch):
-    figure = drawn(make_run(tmp_path / "_x$_y$^", [1, 2]))
-    figure.canvas.draw()
-    assert figure.legends[0].get_texts()[0].get_text() == r" _x\$_y\$^"
-    monkeypatch.chdir(tmp_path / "_x$_y$^")
-    assert pp.main(["."]) == 0
-
-
-def test_a_score_of_zero_is_on_the_picture_too(tmp_path):
-    score = drawn(make_run(tmp_path / "run", [0, 0])).axes[0]
-    (line,) = (line for line in score.lines if line.get_label() == "run")
-    low, high = score.get_ylim()
-    assert all(low < y < high for y in line.get_ydata())
+@pytest.mark.parametrize(("best", "shown"), [(2, 1), (20, 2), (200, 3)])
+def test_published_scores_do_not_squeeze_the_curve(best, shown, tmp_path):
+    axes = draw(make_run(tmp_path / "run", [1, best])).axes[0]
+    names = ["random 1.7", "human 31.8", "DQN 401.2"]
+    assert [text.get_text() for text in axes.texts] == names[:shown]
+    low, high = axes.get_ylim()
+    assert low < best < high < 4 * best
+    assert all(low < text.get_position()[1] < high for text in axes.texts)
 
 
 def test_another_game_has_no_yardsticks_and_may_lose_points(tmp_path):
-    score = drawn(make_run(tmp_path / "pong", [-21, -20.5], env_id="PongNoFrameskip-v4")).axes[0]
-    assert not score.texts
-    assert score.get_yscale() == "linear"
-    assert score.get_ylim()[0] < -21
+    axes = draw(make_run(tmp_path / "pong", [-21, -20.5], env_id="PongNoFrameskip-v4")).axes[0]
+    assert not axes.texts
+    assert axes.get_yscale() == "linear"
+    assert axes.get_ylim()[0] < -21
 
 
-def test_a_run_of_one_row_is_a_point(tmp_path):
-    score = drawn(make_run(tmp_path / "run", [1.5])).axes[0]
-    (line,) = (line for line in score.lines if line.get_label() == "run")
-    assert line.get_marker() == "."
+def test_the_legend_covers_nothing_and_is_not_cut_off(tmp_path):
+    """Eight long labels, and names that mean something to matplotlib."""
+    runs = [
+        make_run(
+            tmp_path / f"_x$_y$^{n}{s}", [1, 2], seed=s, gamma=n, learning_rate=n, batch_size=n
+        )
+        for n in range(8)
+        for s in (1, 2)
+    ]
+    figure = draw(*runs, make_run(tmp_path / "_x$_y$^", [1, 2], gamma=9))
+    box = figure.legends[0].get_window_extent()
+    assert len(labels(figure)) == 9
+    assert labels(figure)[-1] == r"_x\$_y\$^"
+    assert not any(box.overlaps(axes.get_tightbbox()) for axes in figure.axes)
+    assert figure.bbox.contains(box.x0, box.y0)
+    assert figure.bbox.contains(box.x1, box.y1)
 
 
 # --------------------------------------------------------------------------------------
 # The command line
 
 
-def size_of_png(path):
-    data = path.read_bytes()
-    assert data[:8] == b"\x89PNG\r\n\x1a\n"
-    return int.from_bytes(data[16:20]), int.from_bytes(data[20:24])
-
-
-def test_it_plots_a_real_short_run_without_tensorflow(tmp_path):
-    from train_breakout import Config, train
-
-    train(
-        Config(
-            run_dir=str(tmp_path / "run"),
-            max_frames=60,
-            update_target_network=20,
-            max_memory_length=100,
-        )
-    )
-    frames = pp.read_progress(tmp_path / "run")["frame_count"]
-    assert frames == [20, 40, 60]
-
+def test_it_plots_real_runs_without_tensorflow(tmp_path):
+    real = ROOT / "results" / "keras-defaults-seed42"
     code = (
         "import sys, plot_progress; status = plot_progress.main(sys.argv[1:]);"
         "print({'tensorflow', 'keras', 'ale_py'} & set(sys.modules)); sys.exit(status)"
     )
-    run = subprocess.run(
-        [sys.executable, "-c", code, "run"],
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
+    command = [sys.executable, "-c", code, real, "--output", tmp_path / "curve"]
+    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert (run.returncode, run.stderr) == (0, "")
-    assert run.stdout.splitlines() == [
-        "The learning curve is in learning_curve.png.",
-        "set()",
-    ]
-    width, height = size_of_png(tmp_path / "learning_curve.png")
-    assert width > height > 500
+    assert run.stdout.splitlines() == [f"The learning curve is in {tmp_path / 'curve'}.", "set()"]
+    assert (tmp_path / "curve").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
 
 
-def test_it_plots_a_run_that_is_still_going(tmp_path, capsys):
-    run = make_run(tmp_path / "run", ["", 2], text_after=row(30_000, 3.5)[:17])
-    assert pp.main([str(run), "--output", str(tmp_path / "curve.png")]) == 0
-    size_of_png(tmp_path / "curve.png")
-    out, err = capsys.readouterr()
-    assert err == ""
-    assert "curve.png" in out
+def test_a_row_that_is_being_written_is_passed_over(tmp_path, monkeypatch, capsys):
+    last = row(30_000, 3.5)
+    for cut in range(1, len(last) + 1):  # with all of it there, the line end is missing
+        run = make_run(tmp_path / f"cut{cut}", [1.5, 2.5], text_after=last[:cut])
+        assert list(pp.read_run("", run).progress["game_score"].values()) == [1.5, 2.5]
+    monkeypatch.chdir(run)
+    assert pp.main(["."]) == 0
+    assert (run / "learning_curve.png").exists()
+    assert capsys.readouterr().err == ""
 
 
 def refusal(capsys, *words):
@@ -261,6 +204,7 @@ def refusal(capsys, *words):
     out, err = capsys.readouterr()
     (sentence,) = err.splitlines()
     assert sentence.startswith("plot_progress.py: ")
+    assert len(sentence) < 1000
     assert out == ""
     return sentence
 
@@ -268,69 +212,60 @@ def refusal(capsys, *words):
 @pytest.mark.parametrize(
     ("csv", "part"),
     [
-        (b"", "is empty"),
-        (HEADER.encode(), "is empty"),
-        (HEADER.encode() + b"\n", "no rows yet"),
-        (b"\x89PNG\r\n\x1a\n\n", "not a text file"),
-        (b"frame_count,loss\n1,2\n", "lacks epsilon, game_score, mean_max_q"),
-        (f"{HEADER}\n{row(1, 1)[:-5]}\n{row(2, 1)}\n".encode(), "damaged in line 2"),
-        (f"{HEADER}\n{row(1, 1)}\n{row(2, 'x')}\n{row(3, 1)}\n".encode(), "damaged in line 3"),
-        (f"{HEADER}\n{row(2, 1)}\n{row(2, 1)}\n".encode(), "line 3 (the frames do not rise)"),
-        (f"{HEADER}\n{row(2, 'inf')}\n".encode(), "line 2 (a number is not finite)"),
-        (f"{HEADER}\n{row(1, 1)}\n\n{row(2, 1)}\n".encode(), "damaged in line 3"),
-        (f"{HEADER}\n{row(1, 1)}\n{chr(0) * 40}\n".encode(), "damaged in line 3"),
-        (f'{HEADER}\n"{row(1, 1)}\n{row(2, 1)}\n'.encode(), "damaged in line 2"),
-        (f"{HEADER}\n{row(1, 1)}\n{chr(0) * 200_000}\n".encode(), "damaged in line 3"),
-        (f"{HEADER}\n{row(1, '1e300')}\n".encode(), "line 2 (a number is not finite)"),
-        (f"{HEADER}\n{row('9' * 400, 1)}\n".encode(), "line 2 (there is no such frame)"),
-        (f"{HEADER}\n{row(-5, 1)}\n".encode(), "line 2 (there is no such frame)"),
+        ("", "no rows yet"),
+        (HEADER, "no rows yet"),
+        (f"{HEADER}\n", "no rows yet"),
+        (b"\x89PNG\r\n\x1a\n\n", "decode"),
+        ("frame_count,loss\n1,2\n", "first line lacks game_score, running_reward"),
+        (f"{HEADER}\n{row(1, 1)}\n{row(2, 1)[:-4]}\n", "line 3 has 10 cells in place of 11"),
+        (f"{HEADER}\n{row(1, 1)}\n\n{row(2, 1)}\n", "line 3 has 1 cells"),
+        (f"{HEADER}\n{row(1, 1)}\n{chr(0) * 200_000}\n", "line 3 has 1 cells"),
+        (f"{HEADER}\n{row(1, 1)}\n{row(2, 'x')}\n", "'x'"),
+        (f"{HEADER}\n{row(1, chr(0) * 200_000)}\n", "could not convert"),
+        (f"{HEADER}\n{row(2, 1)}\n{row(2, 1)}\n", "the frames do not rise"),
+        (f"{HEADER}\n{row('', 1)}\n", "the frames do not rise"),
+        (f"{HEADER}\n{row(-5, 1)}\n", "the frames do not rise"),
+        (f"{HEADER}\n{row(2, '-inf')}\n", "not finite"),
+        (f"{HEADER}\n{row(1, '1e300')}\n", "not finite"),
+        (f"{HEADER}\n{row('9' * 400, 1)}\n", "not finite"),
     ],
 )
-def test_a_damaged_csv_is_refused_in_a_sentence(csv, part, tmp_path, capsys):
+def test_a_damaged_csv(csv, part, tmp_path, capsys):
     run = make_run(tmp_path / "run", [1])
-    (run / "progress.csv").write_bytes(csv)
+    (run / "progress.csv").write_bytes(csv if isinstance(csv, bytes) else csv.encode())
     sentence = refusal(capsys, run, "--output", tmp_path / "curve.png")
     assert "progress.csv" in sentence
     assert part in sentence
     assert not (tmp_path / "curve.png").exists()
 
 
-def test_what_is_no_run_is_refused_in_a_sentence(tmp_path, capsys):
+def test_what_is_no_run(tmp_path, capsys):
     assert "RUN" in refusal(capsys)
-    assert "There is no run folder" in refusal(capsys, tmp_path / "none")
-    assert "cannot be read (File name too long)" in refusal(capsys, "x" * 300)
-    assert "no config.json" in refusal(capsys, tmp_path)
+    assert "no config.json" in refusal(capsys, tmp_path / "none")
+    assert "File name too long" in refusal(capsys, "x" * 300)
     run = make_run(tmp_path / "run", [1])
     (run / "progress.csv").unlink()
-    assert "has no progress.csv" in refusal(capsys, run)
+    assert "progress.csv" in refusal(capsys, run)
     for text in ("{", "[]", "{}", '{"settings": 1}', "[" * 100_000):
         (run / "config.json").write_text(text)
         assert "config.json cannot be read" in refusal(capsys, run)
 
 
-def test_seeds_without_a_common_frame_are_refused(tmp_path, capsys):
-    a = make_run(tmp_path / "a", [1], every=10_000)
-    b = make_run(tmp_path / "b", [1], every=15_000, seed=2)
-    assert "a, b have no frame in common" in refusal(capsys, a, b)
-
-
-def test_an_unwritable_output_is_refused_in_a_sentence(tmp_path, capsys):
+def test_an_unwritable_output(tmp_path, capsys):
     run = make_run(tmp_path / "run", [1])
     assert "No such file" in refusal(capsys, run, "--output", tmp_path / "no" / "curve.png")
     assert "directory" in refusal(capsys, run, "--output", tmp_path)
-    assert "cannot be written" in refusal(capsys, run, "--output", tmp_path / "curve.xyz")
+    assert "not supported" in refusal(capsys, run, "--output", tmp_path / "curve.xyz")
 
 
-def test_a_run_given_twice_is_no_second_seed(tmp_path, capsys):
+def test_a_run_given_twice(tmp_path, capsys):
     run = make_run(tmp_path / "run", [1])
-    assert "more than once" in refusal(capsys, run, run)
     assert "more than once" in refusal(capsys, run, run / ".." / "run")
 
 
 def test_without_matplotlib_it_says_how_to_install_it(tmp_path, capsys, monkeypatch):
-    monkeypatch.setitem(sys.modules, "matplotlib", None)
-    sentence = refusal(capsys, make_run(tmp_path / "run", [1]))
-    assert "pip install matplotlib" in sentence
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    assert "pip install matplotlib" in refusal(capsys, make_run(tmp_path / "run", [1]))
 
 
 def test_ctrl_c_is_no_traceback(tmp_path, monkeypatch):
@@ -338,5 +273,4 @@ def test_ctrl_c_is_no_traceback(tmp_path, monkeypatch):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(pp, "draw", interrupted)
-    run = make_run(tmp_path / "run", [1.0])
-    assert pp.main([str(run), "--output", str(tmp_path / "curve.png")]) == 130
+    assert pp.main([str(make_run(tmp_path / "run", [1.0]))]) == 130
