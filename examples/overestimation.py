@@ -7,7 +7,7 @@ Q-learning takes the largest of several uncertain estimates as the value of the 
 The largest is more often one that errs upwards, so its errors do not cancel, and the
 Q-values come out too high. In their study of this, van Hasselt, Guez and Silver (Deep
 Reinforcement Learning with Double Q-learning, AAAI 2016) saw the scores of some Atari games
-fall just when the values rose above what the agent got.
+fall just when the values rose above what the agent got. Their remedy is double_dqn.py.
 
 A rising mean max Q does not show it by itself, since a better agent rightly expects more.
 So this plays games as play_breakout.py does, and compares two numbers for each action:
@@ -31,17 +31,9 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import play_breakout as pb
-from train_breakout import (
-    ArgumentParser,
-    Config,
-    UsageError,
-    greedy_policy,
-    make_q_values,
-    resumed_config,
-    say,
-    use_memory_as_needed,
-    warn,
-)
+from support.console import ArgumentParser, UsageError, exit_status, say
+from support.settings import read_config
+from train_breakout import Config, make_q_values
 
 
 def steps_of(moments, q_values):
@@ -97,9 +89,7 @@ def mean_and_error(games):
 
 
 def config_of(path):
-    """Returns the settings of the run that a model belongs to.
-
-    What an agent should get depends on them: on gamma, the terminal value and the game.
+    """Returns a Config with what decides what an agent should get: gamma, terminal value, game.
 
     Args:
         path: pathlib.Path of a .keras file, in a run's folder or in one inside that.
@@ -109,7 +99,9 @@ def config_of(path):
     """
     for folder in path.absolute().parents[:2]:
         if (folder / "config.json").is_file():
-            return resumed_config(Config, {"run_dir": str(folder)})
+            settings = read_config(folder)["settings"]
+            decisive = ("gamma", "terminal_value", "env_id")
+            return Config(**{name: settings[name] for name in decisive if name in settings})
     raise UsageError(
         f"There is no config.json for {path}: put that of its run beside it, since what an agent "
         "should get depends on the run's settings."
@@ -118,12 +110,13 @@ def config_of(path):
 
 def run(args):
     """Plays and prints what the arguments ask for. Raises UsageError."""
-    use_memory_as_needed()
     path, _ = pb.find_model(args.path, args.model)
     config = config_of(path)
     env, game = pb.make_game(config.env_id)
     q_values = make_q_values(pb.load_q_model(path, int(env.action_space.n)), config)
-    policy = greedy_policy(q_values)
+
+    def greedy(state):
+        return int(np.argmax(q_values(state)))
 
     say(
         f"{path} plays {config.env_id}: gamma {config.gamma:g}, "
@@ -131,7 +124,7 @@ def run(args):
     )
     games = []
     for number in range(1, args.episodes + 1):
-        moments = pb.play_game(env, game, policy, args.epsilon, args.seed, number)
+        moments = pb.play_game(env, game, greedy, args.epsilon, args.seed, number)
         expected, rewards, lost = map(np.array, zip(*steps_of(moments, q_values), strict=True))
         got = discounted_returns(rewards, lost, config.gamma, config.terminal_value)
         seen = np.isfinite(got)
@@ -163,7 +156,6 @@ def main(argv=None):
         prog="overestimation.py",
         description=__doc__.splitlines()[0],
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-        allow_abbrev=False,
     )
     add = parser.add_argument
     add("path", type=Path, metavar="PATH", help="a run folder or a .keras file")
@@ -176,14 +168,7 @@ def main(argv=None):
         help="share of random actions; near 0 games repeat, and the errors are too small",
     )
     add("--seed", type=pb.bounded(int, 0, 2**32 - 1), default=42, help="as in play_breakout.py")
-    try:
-        run(parser.parse_args(argv))
-    except UsageError as error:
-        warn(f"overestimation.py: {error}")
-        return 2
-    except KeyboardInterrupt:
-        return 130
-    return 0
+    return exit_status("overestimation.py", run, parser.parse_args(argv))
 
 
 if __name__ == "__main__":
