@@ -63,8 +63,9 @@ class ArgumentParser(argparse.ArgumentParser):
 
 def is_script():
     """Whether a script of this project runs, and not a notebook, a test, or a user's program."""
-    path = Path(getattr(sys.modules["__main__"], "__file__", "")).resolve()
-    return path.parent in (PROJECT, PROJECT / "examples", PROJECT / "benchmarks")
+    path = getattr(sys.modules["__main__"], "__file__", None)  # a notebook has none
+    folders = PROJECT, PROJECT / "examples", PROJECT / "benchmarks"
+    return path is not None and Path(path).resolve().parent in folders
 
 
 def script_path():

@@ -167,11 +167,11 @@ def test_a_model_without_its_settings_is_refused(tmp_path, capsys):
 
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
-    [("nowhere", "There is no"), (f"{SHIPPED} --episodes 1", "argument --episodes: 1 is not")],
+    [(["nowhere"], "There is no"), (["a run", "--episodes", "1"], "argument --episodes: 1 is not")],
 )
 def test_bad_input_gets_one_sentence_and_status_2(arguments, sentence, capsys):
     try:
-        status = overestimation.main(arguments.split())
+        status = overestimation.main(arguments)
     except SystemExit as stop:
         status = stop.code
     error = capsys.readouterr().err
