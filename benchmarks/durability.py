@@ -28,9 +28,9 @@ import gymnasium as gym
 import keras
 import numpy as np
 
-from benchmarks.pace import fill, resident_memory, settled_memory
+from benchmarks.pace import fill, resident_memory
 from benchmarks.throughput import machine
-from support.checkpoint import Checkpoints
+from support.checkpoint import SEGMENT, Checkpoints
 
 
 def new_checkpoints(folder, config):
@@ -54,12 +54,17 @@ def measure_checkpoint(length, added, rounds):
     config = train_breakout.Config(max_memory_length=length)
     with tempfile.TemporaryDirectory() as folder:
         checkpoints = new_checkpoints(Path(folder), config)
-        fill(checkpoints.replay.add, length)
-        before = settled_memory()
-        first = seconds_of(checkpoints.save, {}, {})
-        kept, later = settled_memory() - before, []
+        encoding = []
+
+        def add(*transition):
+            checkpoints.replay.add(*transition)
+            if checkpoints.replay.added % SEGMENT == 0:  # as a run does
+                encoding.append(seconds_of(checkpoints.encode_replay))
+
+        fill(add, length)
+        first, later = seconds_of(checkpoints.save, {}, {}), []
         for _ in range(rounds):
-            fill(checkpoints.replay.add, added)
+            fill(add, added)
             later.append(seconds_of(checkpoints.save, {}, {}))
         sizes = [file.stat().st_size / 1e6 for file in Path(folder).iterdir()]
         del checkpoints  # one replay in memory is enough
@@ -71,7 +76,7 @@ def measure_checkpoint(length, added, rounds):
     print(f"| a later one, after {added} frames | {median:.2f} s ({spread}) |")
     print(f"| share of 5 minutes | {median / 300:.2%} |")
     print(f"| on disk | {' and '.join(f'{size:.0f}' for size in sizes)} MB |")
-    print(f"| memory that the first keeps | {kept / 1e6:.0f} MB |")
+    print(f"| encoding every {SEGMENT} frames, in between | {statistics.median(encoding):.2f} s |")
     print(f"| reading the latest | {reading:.2f} s |")
 
 

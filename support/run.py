@@ -9,7 +9,7 @@ import time
 
 import numpy as np
 
-from support.checkpoint import Checkpoints
+from support.checkpoint import SEGMENT, Checkpoints
 from support.console import FrameCounter, SickRunError, UsageError, say, script_path, warn
 from support.device import describe_device, require_memory
 from support.files import replacing
@@ -182,6 +182,8 @@ class Run:
             self._random_games = self._env.get_wrapper_attr("episode_count")
         if frame_count in SNAPSHOTS or frame_count % 1_000_000 == 0:
             self._save_model(f"snapshots/{frame_count:09d}.keras")
+        if frame_count % SEGMENT == 0 and self._checkpoints:
+            self._try("the checkpoint", self._checkpoints.encode_replay)
         if self.checkpoint_is_due():
             self.checkpoint()
         self._counter.show(frame_count)
@@ -230,8 +232,11 @@ class Run:
         """Saves the model, and all that the run needs to go on; warns if it can't."""
         started = time.monotonic()
         self._require_health(self.values["frame_count"], self.values["loss"])
-        # The model first: then it is never older than the checkpoint.
-        self._save_model("model.keras")
+        # The model first, so that it is never older than the checkpoint. But for the very first
+        # time: a folder with a model and no checkpoint is one whose checkpoints were lost.
+        begins = self._checkpoints and not self._checkpoints.latest
+        if not begins:
+            self._save_model("model.keras")
         if self._checkpoints:
             record = {
                 "log": self._log.record(),
@@ -239,6 +244,8 @@ class Run:
                 "random_games": self._random_games,
             }
             self._try("the checkpoint", lambda: self._checkpoints.save(self.values, record))
+        if begins:
+            self._save_model("model.keras")
         if "config.json" in self.unsaved:
             self._try("config.json", self._folder.write_config)
         self._try("the log", self._log.write)
