@@ -5,7 +5,9 @@
 The game. The agent moves a paddle left and right to keep a ball in play, and every
 brick that the ball knocks out of the wall scores. It has five lives and sees nothing but
 the screen: not where the ball is, nor what a paddle is, nor that missing the ball is bad.
-It has to find all of this out by trying.
+It has to find all of this out by trying. A *frame* below is one step of the agent, four frames of
+the emulator. An *episode* is one life. A *state* is the last four screens, grey, 84x84: one
+alone does not show where the ball is going. Rewards are clipped to -1, 0 or 1.
 
 Q-values. Q(s, a) is the return to expect after action a in state s: the rewards to come,
 each discounted by `gamma` a step, if one acts well from then on. An agent that knows Q acts
@@ -29,8 +31,9 @@ and a *target network*, a copy of the network renewed only now and then, which c
 right side, so that the goal does not move with every step towards it.
 
 Exploring. An agent that only ever took the action it believes best would never find a
-better one. So it acts at random with probability epsilon, which falls from 1 to 0.1, and
-greedily otherwise (*epsilon-greedy*). In the first 50 000 frames every action is random.
+better one. So it acts at random with probability epsilon, which falls from 1 to 0.1 over a
+million frames, and greedily otherwise (*epsilon-greedy*). In the first 50 000 frames every
+action is random; learning begins at once.
 
 What to expect. The paper (Mnih et al. 2015) trained on 50 million frames for each game,
 about 38 days of play. This script takes after the Keras tutorial on it, where good play is
@@ -39,13 +42,9 @@ them: epsilon falls only slowly, and one random action at the wrong moment costs
 log line has two scores. `running reward` is the tutorial's: clipped rewards per life. `game
 score` is the points of whole games, which people compare.
 
-A *frame* below is one step of the agent, four frames of the emulator. An *episode* is one
-life. A *state* is the last four screens, grey, 84x84: one alone does not show where the
-ball is going.
-
 What follows is in this order: settings, network, replay buffer, policy, update, and `train`,
-the loop that puts them together. `wrappers.py` makes the states, and `support/` has what a run
-of many hours needs and the algorithm does not.
+the loop that puts them together. `wrappers.py` makes the states, `support/` has what a run of
+many hours needs and the algorithm does not, and `examples/double_dqn.py` replaces a piece.
 
 References:
     C. J. C. H. Watkins and P. Dayan. Q-learning. Machine Learning 8, 1992.
@@ -94,7 +93,7 @@ class Config(Settings):
     update_target_network: int = setting(10_000, "frames between target network copies", ge=1)
     learning_rate: float = setting(0.00025, "step size of Adam", gt=0)
     clipnorm: float | None = setting(1.0, "largest norm of a variable's gradient; none: any", gt=0)
-    huber_delta: float | None = setting(1.0, "error where the loss turns linear; none: never", gt=0)
+    huber_delta: float | None = setting(1.0, "where the loss turns linear; none: squared error", gt=0)
     terminal_value: float | None = setting(-1.0, "target where an episode ends; none: its reward")
     solved_reward: float = setting(40.0, "the run stops when the running reward exceeds this")
     max_frames: int = setting(10_000_000, "frame at which the run ends; 0: only when solved", ge=0)
@@ -147,7 +146,7 @@ class ReplayBuffer:
         return len(self.states)
 
     def add(self, state, action, reward, state_next, done):
-        """Stores a transition. `done`: no state follows. It is False for a truncation."""
+        """Stores a transition. `done`: no state follows. False where a game is merely cut off."""
         transition = (state, action, reward, state_next, done)
         for column, value in zip(self.columns, transition, strict=True):
             if len(column) < self.capacity:
@@ -181,7 +180,7 @@ class ReplayBuffer:
         )
 
     @staticmethod
-    def _gather(states, slots):
+    def _gather(states, slots):  # np.stack, in less than half the time
         first = np.asarray(states[slots[0]])
         batch = np.empty((len(slots), *first.shape), first.dtype)
         for row, slot in enumerate(slots):
@@ -199,8 +198,8 @@ def epsilon_at(frame_count, config):
 def make_q_values(model, config):
     """Returns a function from a state, in the dtype of the model, to its Q-values: `(actions,)`."""
 
-    # A single state is so little work that its cost is that of launching operations. On a
-    # CPU, XLA's one fused program and a signature fixed beforehand together halve it.
+    # For speed only: a single state is so little work that its cost is that of launching
+    # operations. On a CPU, XLA's one fused program and a fixed signature together halve it.
     @tf.function(jit_compile=config.jit_compile or device_name() == "CPU", autograph=False)
     def q_values(state):
         return model(state[None])[0]
@@ -241,8 +240,8 @@ def make_train_step(model, model_target, optimizer, config):
         require_dtype(next_states, model_target)
         # Bellman's equation gives the target (temporal difference, TD): the reward, plus
         # gamma times what the target network expects of the next state. Where none follows,
-        # the tutorial sets -1 whatever the reward was, so that losing a life hurts; the
-        # paper takes the reward. Outside the tape: a target is a constant, with no gradient.
+        # the tutorial sets -1 whatever the reward was, so that losing a life hurts; the paper
+        # takes the reward. Outside of GradientTape: a target is a constant, with no gradient.
         future = tf.reduce_max(model_target(next_states), axis=1)
         terminal = rewards if config.terminal_value is None else config.terminal_value
         targets = tf.where(dones > 0, terminal, rewards + config.gamma * future)
@@ -280,7 +279,8 @@ def train(
         config: the Config.
         resume: continue the run in `config.run_dir`, or the newest one, from its last
             checkpoint. `config` must be that run's, but for the settings that may change.
-        make_env, ...: pieces of one's own in place of those above.
+        make_env, ...: pieces of one's own in place of those above, called and returning alike.
+            An environment needs Gymnasium's RecordEpisodeStatistics in it.
 
     Returns:
         The Run: its `model`, its `folder`, and the last `values` of what is counted below.
@@ -296,7 +296,7 @@ def train(
         num_actions = int(env.action_space.n)
 
         model = create_q_model(num_actions)
-        model_target = create_q_model(num_actions)  # random until the first copy
+        model_target = create_q_model(num_actions)  # random until the first copy, as in the tutorial
         optimizer = keras.optimizers.Adam(config.learning_rate, clipnorm=config.clipnorm)
         optimizer.build(model.trainable_variables)
         train_step = make_train_step(model, model_target, optimizer, config)
@@ -314,7 +314,7 @@ def train(
         episode_rewards = deque(saved.get("episode_rewards", ()), maxlen=100)
         state = saved.get("state", state)
         loss = saved.get("loss")  # of the last update; who reads it waits for the GPU
-        batch_states = saved.get("batch_states")  # of the last update
+        batch_states = saved.get("batch_states")  # of the last update, for the log's mean max Q
         running_reward = float(np.mean(episode_rewards)) if episode_rewards else 0.0
         game_count, game_score = finished_games(env)
 
@@ -333,16 +333,16 @@ def train(
             else:
                 action = int(np.argmax(q_values(state)))
 
-            # Take it, and remember what came of it. A truncation is not the end of the
-            # game, only of our watching it, so it is not stored as one.
+            # Take it, and remember what came of it. A truncation is not the end of the game,
+            # only of our watching it, so it is not stored as one.
             state_next, reward, terminated, truncated, _ = env.step(action)
             replay.add(state, action, reward, state_next, terminated)
             state = state_next
             episode_reward += reward
             episode_steps += 1
 
-            # Learn from a random batch of what is remembered, and only at every fourth frame,
-            # since successive frames add little.
+            # Learn from a random batch of what is remembered, at every fourth frame only: an
+            # update costs more than a frame, and each transition is drawn eight times all the same.
             if frame_count % config.update_after_actions == 0 and len(replay) > config.batch_size:
                 batch = replay.sample(config.batch_size, rng)
                 loss, batch_states = train_step(*batch), batch[0]
@@ -370,7 +370,8 @@ def train(
                 )
 
             # The episode is over: a life lost, the game over or truncated, or too many steps.
-            # Too many is one less than the setting, as in the tutorial: 9 999 for 10 000.
+            # Too many is one less than the setting, as in the tutorial: 9 999 for 10 000. After a
+            # lost life `reset` plays on; it begins a game only where one is over.
             cut_off = episode_steps == config.max_steps_per_episode - 1
             if terminated or truncated or cut_off:
                 episode_count += 1

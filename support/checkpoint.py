@@ -13,6 +13,7 @@ rows with their SHA-256, and begins with its own. Nothing in a checkpoint is eve
 import contextlib
 import hashlib
 import json
+import os
 import sqlite3
 
 import numpy as np
@@ -50,7 +51,7 @@ class Checkpoints:
 
     def __init__(self, folder, settings, env, variables, replay, rng):
         self.folder = folder
-        self.settings = json.loads(json.dumps(experiment(settings)))
+        self.settings = experiment(settings)
         self.env, self.variables, self.replay, self.rng = env, variables, replay, rng
         self.number = 0  # of the latest checkpoint, counted from 1
         self.latest = None  # its path
@@ -115,6 +116,8 @@ class Checkpoints:
                 "go on with that version."
             )
         for path in filter(lambda path: path.exists(), map(self.folder.joinpath, FILES)):
+            if not os.access(path, os.R_OK | os.W_OK):
+                raise UsageError(f"{path} cannot be read and written: see to its permissions.")
             with self._set_aside_if_damaged(path), open_database(path) as database:
                 if state := read_state(database, path):
                     found.append((state["number"], path, state))

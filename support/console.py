@@ -23,6 +23,8 @@ def say(text, end="\n", stream="stdout"):
     """Prints and flushes; a closed terminal or pipe does not end a run."""
     try:
         print(text, end=end, file=getattr(sys, stream), flush=True)
+    except UnicodeEncodeError:  # the name of a folder, say
+        say(text.encode("ascii", "backslashreplace").decode(), end, stream)
     except (OSError, ValueError) as error:
         # A full disk under a redirected stream may be freed again.
         if getattr(error, "errno", None) != errno.ENOSPC:

@@ -18,7 +18,6 @@ from support.run_log import RunLog
 from support.signals import StopSignals
 from support.state import can_be_saved
 
-SNAPSHOTS = (0, 250_000)  # and every million
 TRANSITION_BYTES = 7_600  # a frame of 84 * 84 bytes, and the objects that hold it
 # A checkpoint waits for at least this many times the seconds that the last one took.
 # It bounds the cost at 2 % of the run, for large replays and slow disks.
@@ -51,7 +50,7 @@ class Run:
         require_memory(config.max_memory_length, TRANSITION_BYTES)
         self._folder = RunFolder(config, resume)
         self.folder = self._folder.path
-        self.values, self.unsaved, self.model = {}, {}, None
+        self.values, self.unsaved, self.model, self.complete = {}, {}, None, False
         self._signals, self._counter = StopSignals(), FrameCounter()
 
     def __enter__(self):
@@ -180,7 +179,8 @@ class Run:
         frame_count = values["frame_count"]
         if frame_count <= self.config.epsilon_random_frames:
             self._random_games = self._env.get_wrapper_attr("episode_count")
-        if frame_count in SNAPSHOTS or frame_count % 1_000_000 == 0:
+        if frame_count == 250_000 or frame_count % 1_000_000 == 0:
+            self._require_health(frame_count, values["loss"])
             self._save_model(f"snapshots/{frame_count:09d}.keras")
         if frame_count % SEGMENT == 0 and self._checkpoints:
             self._try("the checkpoint", self._checkpoints.encode_replay)
@@ -209,7 +209,9 @@ class Run:
             say(f"The model is saved in {self.folder / 'model.keras'}.")
         for what, why in self.unsaved.items():
             warn(f"Not saved: {what} ({why}).")
-        if not complete:
+        if not complete and not self._checkpoints:
+            say(f"Stopped at frame {frame_count}.")
+        elif not complete:
             words = ["python", script_path(), "--resume", "--run-dir", str(self.folder)]
             command = shlex.join(words)
             way = f"Go on with: {command}"

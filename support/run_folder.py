@@ -9,6 +9,7 @@ snapshots/      the online network at frames 0, 250 000, 1 000 000, 2 000 000, .
 checkpoints/    the two latest checkpoints (support/checkpoint.py)
 """
 
+import contextlib
 import dataclasses
 import fcntl
 import json
@@ -48,17 +49,19 @@ def new_run_folder(config):
 
 
 def run_to_resume(run_dir):
-    """Returns the folder `run_dir`, or the one under `runs/` that was started or resumed last.
+    """Returns the folder `run_dir`, or that of the run under `runs/` which was started or resumed
+    last and has a checkpoint.
 
     Raises:
         UsageError: there is none.
     """
     if run_dir:
         return Path(run_dir)
-    started = [path for path in RUNS.glob("*/config.json") if path.is_file()]
+    folders = {path.parent.parent for path in RUNS.glob("*/checkpoints/*")}
+    started = [folder for folder in folders if (folder / "config.json").is_file()]
     if not started:
         raise UsageError(f"There is no run under {RUNS.resolve()}: give one with --run-dir.")
-    return max(started, key=lambda path: path.stat().st_mtime).parent
+    return max(started, key=lambda folder: (folder / "config.json").stat().st_mtime)
 
 
 def resumed_config(settings_class, given):
@@ -101,38 +104,37 @@ class RunFolder:
     """
 
     def __init__(self, config, resume):
-        self.config, self.resume = config, resume
+        self.config, self.resume, self.path = config, resume, config.run_dir
         try:
-            if resume:
-                self.path = run_to_resume(config.run_dir)
-            else:
-                self.path = new_run_folder(config)
+            self.path = run_to_resume(config.run_dir) if resume else new_run_folder(config)
         except OSError as error:  # a name that is too long, say
             raise self._unusable(error) from None
 
     def _unusable(self, error):
         hint = "make it writable first" if self.resume else "give another one with --run-dir"
-        folder = self.config.run_dir or RUNS
-        return UsageError(f"The run folder {folder} cannot be used ({error.strerror}): {hint}.")
+        return UsageError(
+            f"The run folder {self.path} cannot be used ({error.strerror}): {hint}."
+        )
 
     def __enter__(self):
         if self.resume:
             read_config(self.path)  # before anything is made in what may be no run folder
-        try:
-            (self.path / "snapshots").mkdir(parents=True, exist_ok=True)
-            (self.path / "checkpoints").mkdir(exist_ok=True)
-            self._lock = open(self.path / ".lock", "w")
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            self.require_there()  # it was not exchanged in between
-            if not self.resume:
-                self.write_config()  # also a trial of whether there is room
-        except BlockingIOError:
-            self._lock.close()
-            raise UsageError(
-                f"{self.path} is in use by another process: stop that one first."
-            ) from None
-        except OSError as error:
-            raise self._unusable(error) from None
+        with contextlib.ExitStack() as stack:
+            try:
+                (self.path / "snapshots").mkdir(parents=True, exist_ok=True)
+                (self.path / "checkpoints").mkdir(exist_ok=True)
+                self._lock = stack.enter_context(open(self.path / ".lock", "w"))
+                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                self.require_there()  # it was not exchanged in between
+                if not self.resume:
+                    self.write_config()  # also a trial of whether there is room
+            except BlockingIOError:
+                raise UsageError(
+                    f"{self.path} is in use by another process: stop that one first."
+                ) from None
+            except OSError as error:
+                raise self._unusable(error) from None
+            stack.pop_all()
         return self
 
     def __exit__(self, *exception):

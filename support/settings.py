@@ -53,7 +53,7 @@ class Settings:
             object.__setattr__(self, field.name, checked_type(field, getattr(self, field.name)))
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
-            for bound, limit in field.metadata["bounds"].items():
+            for bound, limit in field.metadata.get("bounds", {}).items():
                 holds, words = BOUNDS[bound]
                 named = f"{limit}, which is {getattr(self, limit)}" if type(limit) is str else limit
                 limit = getattr(self, limit) if type(limit) is str else limit
@@ -96,7 +96,8 @@ def add_flags(parser, settings_class):
         help="continue the run of --run-dir, or the newest one under runs/",
     )
     for field in dataclasses.fields(settings_class):
-        (kind, optional), text = field_type(field), field.metadata["help"]
+        kind, optional = field_type(field)
+        text = field.metadata.get("help", "").replace("%", "%%")  # argparse's own sign
         options = {"action": argparse.BooleanOptionalAction}
         if kind is not bool:
 

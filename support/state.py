@@ -1,6 +1,5 @@
 """What a frame of training changes, as bytes and back: numbers, arrays, replay, environment."""
 
-import base64
 import io
 import json
 import zlib
@@ -142,7 +141,7 @@ def get_env_state(env):
     """Returns the state of an Atari environment, its wrappers and generators: a dict for `pack`."""
     emulator = env.unwrapped.ale.cloneState(include_rng=True).serialize()
     state = {
-        "emulator": base64.b64encode(emulator).decode(),
+        "emulator": np.frombuffer(emulator, np.uint8),
         "generator": env.unwrapped.np_random.bit_generator.state,
     }
     for depth, layer in enumerate(layers(env)):
@@ -155,7 +154,7 @@ def get_env_state(env):
 
 def set_env_state(env, state):
     """Puts an environment that has been reset, and is wrapped alike, into a saved state."""
-    env.unwrapped.ale.restoreState(ale_py.ALEState(base64.b64decode(state["emulator"])))
+    env.unwrapped.ale.restoreState(ale_py.ALEState(state["emulator"].tobytes()))
     env.unwrapped.np_random.bit_generator.state = state["generator"]
     for depth, layer in enumerate(layers(env)):
         for name in WRAPPER_STATE.get(type(layer), ()):

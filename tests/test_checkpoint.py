@@ -309,6 +309,15 @@ def test_other_settings_are_refused_by_name(written):
     assert checkpoints_of(written.folder, make_learner(), may_change).load()
 
 
+def test_a_checkpoint_without_permission_is_not_taken_for_a_damaged_one(written, monkeypatch):
+    before = sorted(written.folder.iterdir())
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "access", lambda path, mode: False)
+        with pytest.raises(UsageError, match="permissions"):
+            loaded(written.folder, written.learner)
+    assert sorted(written.folder.iterdir()) == before
+
+
 def test_another_network_or_optimizer_is_refused_and_changes_nothing(written):
     for shapes in (((3, 5),), ((3, 5), (8,))):
         learner = make_learner(shapes=shapes)

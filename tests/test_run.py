@@ -465,6 +465,25 @@ def test_what_is_printed_into_a_full_disk_is_only_lost_while_it_is_full(monkeypa
     assert stream.getvalue() == "seen\n"
 
 
+def test_what_a_terminal_cannot_show_is_spelt_out(monkeypatch):
+    written = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written, encoding="ascii"))
+    console.say("run folder: \xfc/\udcff")
+    console.say("the next line")
+    assert written.getvalue() == b"run folder: \\xfc/\\udcff\nthe next line\n"
+
+
+def test_a_terminal_shows_the_frame_until_the_next_line(run, monkeypatch):
+    class Terminal(io.StringIO):
+        def isatty(self):
+            return True
+
+    monkeypatch.setattr(sys, "stdout", Terminal())
+    end(run, 7, 0, log=False)
+    run.announce("a line")
+    assert sys.stdout.getvalue() == "\rframe 7\r\x1b[Ka line\n"
+
+
 # --------------------------------------------------------------------------------------
 # A full disk, no memory, a folder that goes away
 
@@ -610,6 +629,15 @@ def test_a_folder_with_a_file_of_a_run_is_left_alone(name, folder, capsys):
     assert files_in(folder) == {name: b"precious"}
 
 
+def test_a_start_that_fails_gives_the_folder_back(folder, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr("support.run_folder.replacing", lambda path: crash_with_full_disk())
+        with pytest.raises(UsageError, match="cannot be used") as kept:  # as a notebook keeps it
+            train(folder)
+    train(folder, max_frames=9)
+    assert kept
+
+
 def test_a_folder_with_an_impossible_name_is_one_sentence(capsys):
     assert main(**SETTINGS, run_dir="x" * 300) == 2
     (sentence,) = capsys.readouterr().err.splitlines()
@@ -646,6 +674,8 @@ def test_resume_takes_the_newest_run_also_where_it_was_moved(driver, uninterrupt
         crashed_run(Path("runs") / str(number), driver, frame=70)
         os.utime(f"runs/{number}/config.json", (number, number))
     Path("runs/1").rename("runs/moved")
+    with pytest.raises(Crash):  # the newest of all never began
+        tb.train(config("runs/2"), create_q_model=crash)
     assert main("--resume", **SETTINGS) == 0  # the same flags again
     assert driver.runs[-1].folder == Path("runs/moved")
     assert driver.outcome() == uninterrupted
@@ -715,6 +745,12 @@ def test_no_run_to_resume(folder, tmp_path, capsys):
         assert main("--resume", *words) == 2
         assert len(capsys.readouterr().err.splitlines()) == 1
     assert not folder.exists()
+
+
+def test_a_run_that_cannot_be_saved_does_not_offer_to_go_on(run, capsys):
+    end(run, 7, 0, log=False)
+    run.finish(complete=False)
+    assert capsys.readouterr().out.splitlines()[-1] == "Stopped at frame 7."
 
 
 @pytest.mark.parametrize("removed", ["folder", "files"])

@@ -19,6 +19,7 @@ from gymnasium.wrappers import RecordEpisodeStatistics
 import train_breakout  # before Keras, whose backend it sets
 from support import device
 from support.console import UsageError
+from support.settings import setting
 from train_breakout import Config, ReplayBuffer, create_q_model, epsilon_at, keras, tf, train
 from wrappers import EpisodicLifeEnv, finished_games, make_atari, wrap_deepmind
 
@@ -126,6 +127,19 @@ def test_config_refuses_settings_that_do_not_go_together(settings, named):
 def test_config_accepts_the_ends_of_the_ranges(settings):
     config = Config(**settings)
     assert {name: getattr(config, name) for name in settings} == settings
+
+
+def test_a_setting_of_ones_own_is_a_flag(capsys):
+    @dataclasses.dataclass(frozen=True)
+    class Mine(Config):
+        double: bool = False  # without a sentence
+        share: float = setting(0.1, "10 % of it", gt=0)
+
+    with pytest.raises(SystemExit):
+        train_breakout.main(["--help"], Mine)
+    assert re.search(r"--share FLOAT +10 % of it \(default: 0.1\)", capsys.readouterr().out)
+    with pytest.raises(UsageError, match=r"^share is 0.0, but must be above 0\."):
+        Mine(double=True, share=0)
 
 
 def test_config_takes_whole_numbers_for_floats_and_cannot_be_changed():

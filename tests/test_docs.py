@@ -1,0 +1,66 @@
+"""The README and docs/: every command and link names what is there."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import environment
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = [ROOT / "README.md", *sorted(ROOT.glob("docs/*.md")), *sorted(ROOT.glob("*/README.md"))]
+PAGES += sorted(ROOT.glob("results/*/README.md"))
+
+
+def commands():
+    """Returns the python commands of all pages: a dict of script to the flags given to it."""
+    found = {}
+    for page in PAGES:
+        text = re.sub(r"\\\n", " ", page.read_text())
+        for script, words in re.findall(r"python (\S+\.py)([^\n`#|&>)]*)", text):
+            found.setdefault(script, set()).update(re.findall(r"--[\w-]+", words))
+    return found
+
+
+def test_there_are_commands_to_check():
+    assert {"train_breakout.py", "play_breakout.py", "plot_progress.py"} < set(commands())
+    assert "--resume" in commands()["train_breakout.py"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("script", sorted(commands()))
+def test_a_command_names_a_script_and_flags_that_exist(script):
+    command = [sys.executable, ROOT / script, "--help"]
+    run = subprocess.run(command, env=environment(), capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    # `checkpoint` and the like are a script's own subcommands.
+    help_text = run.stdout
+    for name in re.findall(r"\{([\w,]+)\}", help_text)[:1]:
+        for sub in name.split(","):
+            part = subprocess.run(
+                [sys.executable, ROOT / script, sub, "--help"],
+                env=environment(),
+                capture_output=True,
+                text=True,
+            )
+            help_text += part.stdout
+    for flag in commands()[script]:
+        assert re.search(rf"{flag}\b", help_text), flag
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_and_files_exist(page):
+    text = page.read_text()
+    for target in re.findall(r"\]\(([^)]+)\)", text):
+        if not target.startswith("http"):
+            assert (page.parent / target.split("#")[0]).exists(), target
+    for path in re.findall(
+        r"`((?:support|examples|benchmarks|tests|docs|results)/[\w./-]*)`", text
+    ):
+        assert (ROOT / path).exists(), path
+    for flag in re.findall(r"`(--[a-z-]+)", text):  # in prose
+        sources = [*ROOT.glob("*.py"), *ROOT.glob("*/*.py")]
+        name = flag.removeprefix("--").removeprefix("no-")
+        names = (flag, name.replace("-", "_"))
+        assert any(n in source.read_text() for source in sources for n in names), flag
