@@ -55,6 +55,7 @@ def test_it_runs_from_any_folder_and_writes_only_the_weights(tmp_path):
     assert set(tmp_path.rglob("*")) - before == {here / "cartpole.weights.h5"}
 
 
+@pytest.mark.slow
 def test_rendering_shows_it_before_and_after(tmp_path, monkeypatch):
     pytest.importorskip("pygame")
     monkeypatch.setenv("SDL_VIDEODRIVER", "dummy")
@@ -125,6 +126,7 @@ def test_boltzmann_policy_draws_by_q_value():
     assert 0 < share_of_first([1e30, 1e30], 20) < 1
 
 
+@pytest.mark.slow
 def test_target_network_follows_softly():
     model, target = cartpole.create_model(), cartpole.create_model()
     before = target.get_weights()

@@ -178,6 +178,7 @@ def test_any_damage_is_noticed_or_harmless(written, capsys):
     assert set(outcomes) == {2, 3}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("length", [0, 1, 100, 0.5, -1])
 def test_a_truncated_checkpoint_is_noticed(written, length, capsys):
     size = written.newest.stat().st_size
@@ -226,6 +227,7 @@ def test_damage_does_not_spread_and_may_come_again(written):
 # Crashes
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 def test_kill_9_while_it_is_written_leaves_the_last_one_or_the_next(tmp_path):
     """A process that saves again and again is killed at any moment; several times in one folder."""
@@ -297,6 +299,7 @@ def test_a_save_that_fails_changes_neither_checkpoint(written, monkeypatch):
 # What is refused
 
 
+@pytest.mark.slow
 def test_other_settings_are_refused_by_name(written):
     for settings, name in (
         ({"gamma": 0.5}, "--gamma is 0.9"),
@@ -364,6 +367,7 @@ def assert_same_replay(replay, other):
             assert np.array_equal(np.asarray(mine), np.asarray(its))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("capacity", [7, 32, 50, 1000])
 @pytest.mark.parametrize("steps", [(1,), (20, 6, 30, 40, 44), (31, 1, 1, 31, 33, 200)])
 def test_the_replay_comes_back_in_its_slots(capacity, steps, tmp_path):
@@ -380,6 +384,7 @@ def test_the_replay_comes_back_in_its_slots(capacity, steps, tmp_path):
     assert_same_replay(again.replay, learner.replay)
 
 
+@pytest.mark.slow
 def test_restored_frames_are_shared_and_take_no_more_memory(tmp_path, monkeypatch):
     monkeypatch.setattr(checkpoint, "SEGMENT", 500)
     learner = make_learner(capacity=1000)
@@ -406,6 +411,7 @@ def test_restored_frames_are_shared_and_take_no_more_memory(tmp_path, monkeypatc
 # The environment
 
 
+@pytest.mark.slow
 def test_an_environment_goes_on_in_another_one():
     """Two of them, one in the saved state of the other, play alike through lives and games."""
     env, other = make_env(Config()), make_env(Config())

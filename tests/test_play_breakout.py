@@ -75,6 +75,7 @@ def replay_on_a_bare_emulator(noops, actions):
 # The protocol
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [1, 2])
 def test_a_scripted_agent_scores_what_its_actions_score_on_a_bare_emulator(number):
     env, game = pb.make_game(pb.BREAKOUT, max_emulator_frames=4000)
@@ -143,6 +144,7 @@ def trace(env, game, seed, number, epsilon=0.4):
     return [(m.action, m.score, m.lives) for m in moments]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("spare", [4, 5, 6, 7])
 def test_no_game_passes_the_limit_even_inside_a_reset(spare):
     env, game = pb.make_game(pb.BREAKOUT, max_emulator_frames=first_noops(7, 1) + spare)
@@ -165,6 +167,7 @@ def test_a_game_is_decided_by_seed_and_number_alone():
     assert trace(env, game, 6, 1) != in_order[0] != in_order[1]
 
 
+@pytest.mark.slow
 def test_a_game_after_others_is_the_game_played_alone():
     """Beam Rider begins otherwise the first time than after another game."""
     env, game = pb.make_game("BeamRiderNoFrameskip-v4", max_emulator_frames=3000)

@@ -170,6 +170,7 @@ def test_the_legend_covers_nothing_and_is_not_cut_off(tmp_path):
 # The command line
 
 
+@pytest.mark.slow
 def test_it_plots_real_runs_without_tensorflow(tmp_path):
     real = ROOT / "results" / "keras-defaults-seed42"
     code = (

@@ -292,6 +292,7 @@ def test_kill_9_of_processes_with_the_real_network(folder, tmp_path):
     assert outcomes[0] == outcomes[1]
 
 
+@pytest.mark.slow
 def test_a_run_killed_before_its_first_checkpoint_starts_again(folder, driver, uninterrupted):
     """Within its first frame; what is half written then is in nobody's way."""
     with pytest.MonkeyPatch.context() as patch:
@@ -332,6 +333,7 @@ def signal_in_frame(monkeypatch, frame, signum):
     monkeypatch.setattr(tb.ReplayBuffer, "add", added)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("signum", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)]
 )
@@ -353,6 +355,7 @@ def test_a_signal_stops_the_run_after_its_frame(
     assert driver.outcome() == uninterrupted
 
 
+@pytest.mark.slow
 def test_a_signal_before_the_first_frame_leaves_a_run_that_resumes(folder, driver, uninterrupted):
     def interrupted_model(num_actions):
         os.kill(os.getpid(), signal.SIGINT)
@@ -364,6 +367,7 @@ def test_a_signal_before_the_first_frame_leaves_a_run_that_resumes(folder, drive
     assert driver.outcome() == uninterrupted
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
 def test_the_second_signal_leaves_at_once(signum, folder, driver, uninterrupted, monkeypatch):
     """While the checkpoint is written that the first one asked for; a notebook lives on."""
@@ -389,6 +393,7 @@ def test_the_second_signal_leaves_at_once(signum, folder, driver, uninterrupted,
     assert driver.outcome() == uninterrupted
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("signum", "status"), [(signal.SIGHUP, 129), (signal.SIGTERM, 143)])
 def test_a_signal_sent_twice_at_once_is_one(signum, status, folder, driver):
     """As when a terminal is closed: the shell sends SIGHUP, and the kernel another one."""
@@ -403,6 +408,7 @@ def test_a_signal_sent_twice_at_once_is_one(signum, status, folder, driver):
     assert driver.runs[-1]._checkpoints.latest.exists()
 
 
+@pytest.mark.slow
 def test_a_signal_in_the_last_frame_is_too_late(folder, driver, uninterrupted, monkeypatch, capsys):
     signal_in_frame(monkeypatch, 280, signal.SIGTERM)
     assert main(**SETTINGS, run_dir=folder) == 0
@@ -410,6 +416,7 @@ def test_a_signal_in_the_last_frame_is_too_late(folder, driver, uninterrupted, m
     assert driver.outcome() == uninterrupted
 
 
+@pytest.mark.slow
 def test_an_ignored_sighup_stays_ignored(folder, driver, monkeypatch):
     signal_in_frame(monkeypatch, 20, signal.SIGHUP)
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
@@ -421,6 +428,7 @@ def test_an_ignored_sighup_stays_ignored(folder, driver, monkeypatch):
     assert (run.values["frame_count"], run.exit_status) == (40, 0)
 
 
+@pytest.mark.slow
 def test_training_off_the_main_thread(folder, driver, uninterrupted):
     def target():
         with tb.tf.device("CPU"):
@@ -435,6 +443,7 @@ def test_training_off_the_main_thread(folder, driver, uninterrupted):
     assert driver.outcome() == uninterrupted
 
 
+@pytest.mark.slow
 def test_a_closed_terminal_does_not_end_the_run(folder, driver, uninterrupted, monkeypatch):
     class Closed:
         def __getattr__(self, name):
@@ -532,6 +541,7 @@ def test_a_full_disk_does_not_end_the_run(disk, driver, uninterrupted, capsys):
     assert resume(folder) == 0
 
 
+@pytest.mark.slow
 def test_a_disk_that_stays_full_costs_what_is_not_saved(disk, driver, uninterrupted, capsys):
     folder = disk.path / "run"
     driver.at(70, disk.fill)
@@ -644,6 +654,7 @@ def test_a_folder_with_an_impossible_name_is_one_sentence(capsys):
     assert "give another one with --run-dir" in sentence
 
 
+@pytest.mark.slow
 def test_a_finished_run_is_not_changed_and_says_how_to_go_on(folder, driver, uninterrupted, capsys):
     train(folder, max_frames=80)
     before = files_in(folder)
@@ -658,6 +669,7 @@ def test_a_finished_run_is_not_changed_and_says_how_to_go_on(folder, driver, uni
     assert driver.outcome() == uninterrupted
 
 
+@pytest.mark.slow
 def test_a_solved_run_goes_on_only_for_more(folder, driver, capsys, uninterrupted):
     assert main(**SETTINGS, solved_reward=0.01, run_dir=folder) == 0
     frame = driver.runs[-1].values["frame_count"]
@@ -669,6 +681,7 @@ def test_a_solved_run_goes_on_only_for_more(folder, driver, capsys, uninterrupte
     assert driver.outcome() == uninterrupted
 
 
+@pytest.mark.slow
 def test_resume_takes_the_newest_run_also_where_it_was_moved(driver, uninterrupted):
     for number in (0, 1):
         crashed_run(Path("runs") / str(number), driver, frame=70)
@@ -691,6 +704,7 @@ def other_value(field):
     return field.default + 1 if kind is int else field.default * 0.9
 
 
+@pytest.mark.slow
 def test_settings_of_the_experiment_cannot_change(folder, driver, capsys):
     """Neither by a flag, nor in config.json, nor by leaving one out there; nor from Python."""
     crashed_run(folder, driver, frame=70)
@@ -753,6 +767,7 @@ def test_a_run_that_cannot_be_saved_does_not_offer_to_go_on(run, capsys):
     assert capsys.readouterr().out.splitlines()[-1] == "Stopped at frame 7."
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("removed", ["folder", "files"])
 def test_a_copy_without_checkpoints_is_not_begun_anew(removed, folder, driver, capsys):
     """As the runs that are shipped: a new beginning would overwrite what is there."""
@@ -780,6 +795,7 @@ def test_a_replay_that_cannot_fit_is_refused_with_the_figures(folder, capsys):
 # Sick runs
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("what", "frame"), [("loss", 180), ("weight", 190), ("weight", 280)])
 def test_a_sick_run_is_stopped_and_saves_nothing(what, frame, folder, driver, capsys):
     """Before a checkpoint, at the next log line, and before the last checkpoint."""
@@ -875,6 +891,7 @@ def crash_with_full_disk():
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
+@pytest.mark.slow
 def test_the_best_score_is_remembered_over_a_resume(folder, driver):
     def play_well(run):
         run._random_games, run._best_score = -100, None

@@ -496,23 +496,30 @@ def assert_same_change(weights, reference):
     ("num_actions", "settings"),
     [
         (4, {}),
-        (6, {}),
-        (4, {"terminal_value": None}),
-        (4, {"terminal_value": 0.5, "gamma": 0.5}),
-        (4, {"huber_delta": None}),
-        (4, {"huber_delta": 0.2}),
-        (4, {"clipnorm": None, "learning_rate": 0.0001}),
+        *(
+            pytest.param(number, settings, marks=pytest.mark.slow)
+            for number, settings in (
+                (6, {}),
+                (4, {"terminal_value": None}),
+                (4, {"terminal_value": 0.5, "gamma": 0.5}),
+                (4, {"huber_delta": None}),
+                (4, {"huber_delta": 0.2}),
+                (4, {"clipnorm": None, "learning_rate": 0.0001}),
+            )
+        ),
     ],
 )
 def test_the_update_equals_an_eager_reference(num_actions, settings):
     compare_updates(Config(**settings), [{}] * 3, num_actions)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("done", "terminal_value"), [(1.0, -1.0), (1.0, None), (0.0, -1.0)])
 def test_the_update_of_a_batch_of_terminals_or_of_none_equals_the_reference(done, terminal_value):
     compare_updates(Config(terminal_value=terminal_value), [{"dones": done}] * 3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("clipnorm", [1.0, 0.05])
 def test_the_update_clips_the_gradient_of_every_variable_by_itself(clipnorm):
     # A large surprise between small ones: Adam alone would remember it for long.
@@ -925,6 +932,7 @@ def run_python(code, folder, **environment):
     )
 
 
+@pytest.mark.slow
 def test_the_import_chooses_tensorflow_whatever_the_user_has_set_and_is_quiet(tmp_path):
     (tmp_path / "keras.json").write_text('{"backend": "torch"}')
     code = """

@@ -100,6 +100,7 @@ def pictures():
     return [video.draw(now, NAMES, np.arange(4.0) * n) for n, now in enumerate(moments)] * 2
 
 
+@pytest.mark.slow
 def test_a_gif_has_the_very_same_pictures_at_the_speed_of_the_game(pictures, tmp_path):
     path = tmp_path / "game.gif"
     film = [pictures[0], *pictures]  # a picture that stays

@@ -275,6 +275,7 @@ def played(env, seed):
         yield now
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("make", "shape", "dtype"),
     [
