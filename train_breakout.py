@@ -93,7 +93,7 @@ class Config(Settings):
     update_target_network: int = setting(10_000, "frames between target network copies", ge=1)
     learning_rate: float = setting(0.00025, "step size of Adam", gt=0)
     clipnorm: float | None = setting(1.0, "largest norm of a variable's gradient; none: any", gt=0)
-    huber_delta: float | None = setting(1.0, "where the loss turns linear; none: squared error", gt=0)
+    huber_delta: float | None = setting(1.0, "loss is linear above this; none: squared error", gt=0)
     terminal_value: float | None = setting(-1.0, "target where an episode ends; none: its reward")
     solved_reward: float = setting(40.0, "the run stops when the running reward exceeds this")
     max_frames: int = setting(10_000_000, "frame at which the run ends; 0: only when solved", ge=0)
@@ -156,7 +156,7 @@ class ReplayBuffer:
         self.added += 1
 
     def sample(self, batch_size, rng):
-        """Draws transitions uniformly, with replacement.
+        """Draws transitions uniformly, with replacement. ValueError: there are none.
 
         Args:
             batch_size: how many.
@@ -166,9 +166,6 @@ class ReplayBuffer:
             `(states, actions, rewards, next_states, dones)`: states and next states of
             `(batch_size, *state_shape)` in the dtype of the states (uint8 on the Atari),
             actions int32, rewards and dones float32, each `(batch_size,)`.
-
-        Raises:
-            ValueError: the buffer is empty.
         """
         slots = rng.integers(len(self), size=batch_size)
         return (
@@ -296,7 +293,7 @@ def train(
         num_actions = int(env.action_space.n)
 
         model = create_q_model(num_actions)
-        model_target = create_q_model(num_actions)  # random until the first copy, as in the tutorial
+        model_target = create_q_model(num_actions)  # random until the first copy
         optimizer = keras.optimizers.Adam(config.learning_rate, clipnorm=config.clipnorm)
         optimizer.build(model.trainable_variables)
         train_step = make_train_step(model, model_target, optimizer, config)

@@ -67,7 +67,7 @@ def measure_checkpoint(length, added, rounds):
             fill(add, added)
             later.append(seconds_of(checkpoints.save, {}, {}))
         sizes = [file.stat().st_size / 1e6 for file in Path(folder).iterdir()]
-        del checkpoints  # one replay in memory is enough
+        checkpoints = None  # one replay in memory is enough
         reading = seconds_of(new_checkpoints(Path(folder), config).load)
     median = statistics.median(later)
     print(f"| replay of {length} transitions | |\n| --- | --- |")

@@ -112,9 +112,7 @@ class RunFolder:
 
     def _unusable(self, error):
         hint = "make it writable first" if self.resume else "give another one with --run-dir"
-        return UsageError(
-            f"The run folder {self.path} cannot be used ({error.strerror}): {hint}."
-        )
+        return UsageError(f"The run folder {self.path} cannot be used ({error.strerror}): {hint}.")
 
     def __enter__(self):
         if self.resume:
