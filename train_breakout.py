@@ -25,10 +25,10 @@ Q-learning (Watkins and Dayan 1992) moves the left side towards the right side, 
 again. It learns *off-policy*: the equation holds for any step whatever made the agent take
 it, so the agent may explore at random, or learn from what an earlier self did, and still
 learn the values of acting well. *Deep* Q-learning lets a neural network compute Q from the
-pixels. Two things keep that stable: a *replay buffer* of past steps, from which every
-update draws a random batch, since successive frames are too alike to learn from in order;
-and a *target network*, a copy of the network renewed only now and then, which computes the
-right side, so that the goal does not move with every step towards it.
+pixels. Two things keep that stable: a *replay buffer* of past steps (*transitions*), from which
+every update draws a random batch, since successive frames are too alike to learn from in
+order; and a *target network*, a copy of the network renewed only now and then, which computes
+the right side, so that the goal does not move with every step towards it.
 
 Exploring. An agent that only ever took the action it believes best would never find a
 better one. So it acts at random with probability epsilon, which falls from 1 to 0.1 over a
@@ -302,7 +302,7 @@ def train(
         state, _ = env.reset(seed=config.seed)
 
         # What a frame changes, a checkpoint has to hold: these six objects, and by name what
-        # `end_frame` is given below. What you add begins anew on resume, or is added to both.
+        # `end_frame` is given below. A variable of yours: give it there, and take it from `saved`.
         saved = run.start(env, model, model_target, optimizer, replay, rng)
         frame_count = saved.get("frame_count", 0)
         episode_count = saved.get("episode_count", 0)
@@ -310,7 +310,7 @@ def train(
         episode_reward = saved.get("episode_reward", 0.0)
         episode_rewards = deque(saved.get("episode_rewards", ()), maxlen=100)
         state = saved.get("state", state)
-        loss = saved.get("loss")  # of the last update; who reads it waits for the GPU
+        loss = saved.get("loss")  # of the last update; reading it waits for the GPU
         batch_states = saved.get("batch_states")  # of the last update, for the log's mean max Q
         running_reward = float(np.mean(episode_rewards)) if episode_rewards else 0.0
         game_count, game_score = finished_games(env)

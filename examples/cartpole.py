@@ -4,9 +4,10 @@
 
 A pole stands on a cart and falls over unless the cart is pushed left or right at the right
 moments. Each step scores 1, and after 200 steps the time is up. The agent sees four numbers:
-position and speed of the cart, angle and angular speed of the pole. The exercise is that of
-the Keras-RL tutorial: play at random, build a small model, train it, test it, save its weights,
-and load them again. Only what CartPole needs differently stands here; the rest is imported.
+position and speed of the cart, angle and angular speed of the pole. The exercise, its Boltzmann
+policy and its soft target updates are those of Keras-RL's dqn_cartpole.py: play at random, train
+a small model, test it, save its weights, and load them again. Settings, replay and update are the
+trainer's; the loop is its own, being short.
 """
 
 import sys

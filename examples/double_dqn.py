@@ -1,4 +1,4 @@
-"""Double DQN: the trainer with another target. The pattern of every adaptation.
+"""Double DQN: the trainer with another target. A pattern for adaptations.
 
     python examples/double_dqn.py --run-dir runs/double             # all flags of the trainer
     python examples/double_dqn.py --run-dir runs/double --resume
@@ -14,10 +14,10 @@ errors differ: the online network chooses the action, the target network says wh
 
 An adaptation takes three steps:
 
-1. Write the piece that changes. Here that is `make_train_step`; `train` also takes `make_env`,
-   `create_q_model` and `replay_buffer`. The update below is the trainer's but for one line.
+1. Write the piece that changes: here `make_train_step`, else `make_env`, `create_q_model`,
+   `replay_buffer` or `make_q_values`. Below, only `future` is not the trainer's.
 2. Give it a setting of its own. It becomes a flag and is kept in config.json. So the plot does
-   not take these runs for DQN's, and the trainer refuses to resume them, as this does DQN's.
+   not take these runs for DQN's, and neither script resumes a run of the other.
 3. Hand both to the trainer's `main`. Checkpoints, log and models are the same from then on.
 """
 
