@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import cv2
 import pytest
 from conftest import environment
 
@@ -47,6 +48,21 @@ def test_a_command_names_a_script_and_flags_that_exist(script):
             help_text += part.stdout
     for flag in commands()[script]:
         assert re.search(rf"{flag}\b", help_text), flag
+
+
+def test_git_ignores_what_the_commands_write():
+    written = {"learning_curve.png", "cartpole.weights.h5", "runs/any/log.txt"}
+    for page in PAGES[:1] + [page for page in PAGES if page.parent.name == "docs"]:
+        written.update(re.findall(r"--(?:video|output) ([\w.]+)", page.read_text()))
+    assert "game.gif" in written
+    for path in written:
+        git = subprocess.run(["git", "check-ignore", "-q", path], cwd=ROOT)
+        assert git.returncode == 0, path
+
+
+def test_opencv_needs_no_window_system():
+    """Else its import ends in a traceback on a bare machine, without libGL and libX11."""
+    assert re.search(r"GUI: +NONE", cv2.getBuildInformation())
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
