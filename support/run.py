@@ -183,7 +183,7 @@ class Run:
             self._require_health(frame_count, values["loss"])
             self._save_model(f"snapshots/{frame_count:09d}.keras")
         if frame_count % SEGMENT == 0 and self._checkpoints:
-            self._try("the checkpoint", self._checkpoints.encode_replay)
+            self._try("the encoded replay", self._checkpoints.encode_replay)
         if self.checkpoint_is_due():
             self.checkpoint()
         self._counter.show(frame_count)
