@@ -76,9 +76,8 @@ def measure_checkpoint(length, added, rounds):
     print(f"| a later one, after {added} frames | {median:.2f} s ({spread}) |")
     print(f"| share of 5 minutes | {median / 300:.2%} |")
     print(f"| on disk | {' and '.join(f'{size:.0f}' for size in sizes)} MB |")
-    print(
-        f"| encoding every {SEGMENT} frames, in between | {statistics.median(encoding or [0]):.2f} s |"
-    )
+    between = statistics.median(encoding or [0])
+    print(f"| encoding every {SEGMENT} frames, in between | {between:.2f} s |")
     print(f"| reading the latest | {reading:.2f} s |")
 
 
