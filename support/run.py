@@ -131,7 +131,9 @@ class Run:
         )
         begins = f"Resumed at frame {frame}" if frame else "Training begins"
         next_line = frame - frame % config.log_every + config.log_every
-        say(f"{begins}; the next log line comes at frame {next_line}.")
+        if next_line <= config.max_frames or not config.max_frames:
+            begins += f"; the next log line comes at frame {next_line}"
+        say(f"{begins}.")
 
     def announce(self, text):
         """Prints a line, where the frame counter stands if there is one."""
