@@ -57,7 +57,9 @@ def load_q_model(path, num_actions):
         UsageError: it is no such file, or a network of another input or output.
     """
     try:
-        zipfile.ZipFile(path).close()  # of a cut file Keras would say that it is not found
+        with zipfile.ZipFile(path) as file:  # of a cut one Keras would say that it is not found
+            if damaged := file.testzip():
+                raise ValueError(f"its part {damaged} is not what was written")
         model = keras.models.load_model(path, compile=False)
         takes = [(tuple(tensor.shape), tensor.dtype) for tensor in model.inputs]
     except Exception as error:  # damage shows in any of many ways
