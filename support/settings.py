@@ -134,9 +134,11 @@ def read_config(folder):
     path = folder / "config.json"
     try:
         content = json.loads(path.read_text())
-        dict(content["settings"])
-        list(content["sessions"])
-        int(content["format"])
+        content = {
+            "format": int(content["format"]),
+            "settings": {**content["settings"]},
+            "sessions": [*content["sessions"]],
+        }
     except FileNotFoundError:
         raise UsageError(f"{folder} holds no run: there is no config.json.") from None
     except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:

@@ -738,6 +738,7 @@ def test_settings_of_the_experiment_cannot_change(folder, driver, capsys):
         *[b"", b"{", b"\xff\xfe\xfa", b"[]", b"null", b'{"format": 2}'],
         b'{"format": "x", "settings": {}, "sessions": []}',
         b'{"format": 2, "settings": 3, "sessions": []}',
+        b'{"format": 2, "settings": [], "sessions": []}',
         b'{"format": 2, "settings": {"gamma": "high"}, "sessions": []}',
         b'{"format": 2, "settings": {"gammma": 0.9}, "sessions": []}',
         b'{"format": 2, "settings": {"max_frames": 1}, "sessions": 3}',
