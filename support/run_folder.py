@@ -1,12 +1,14 @@
 """The folder of a run: which one it is, that no other process is in it, and its config.json.
 
-config.json     the settings, and when and with what the run was started or resumed
-log.txt         the log lines
-progress.csv    the same as numbers, a row a line
-model.keras     the online network at the last checkpoint
-best.keras      the online network at the log line with the best game score
-snapshots/      the online network at frames 0, 250 000, 1 000 000, 2 000 000, ...
-checkpoints/    the two latest checkpoints (support/checkpoint.py)
+What it holds:
+
+    config.json     the settings, and when and with what the run was started or resumed
+    log.txt         the log lines
+    progress.csv    the same as numbers, a row a line
+    model.keras     the online network at the last checkpoint
+    best.keras      the online network at the log line with the best game score
+    snapshots/      the online network at frames 0, 250 000, 1 000 000, 2 000 000, ...
+    checkpoints/    the two latest checkpoints (support/checkpoint.py)
 """
 
 import contextlib

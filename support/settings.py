@@ -1,9 +1,11 @@
 """A dataclass of settings becomes flags, checks and config.json.
 
-@dataclass(frozen=True)
-class Config(Settings):
-    gamma: float = setting(0.99, "discount factor of future rewards", ge=0, le=1)
-    clipnorm: float | None = setting(1.0, "largest norm; none: any", gt=0)
+Each field is declared with its default, its sentence and its bounds:
+
+    @dataclass(frozen=True)
+    class Config(Settings):
+        gamma: float = setting(0.99, "discount factor of future rewards", ge=0, le=1)
+        clipnorm: float | None = setting(1.0, "largest norm; none: any", gt=0)
 """
 
 import argparse

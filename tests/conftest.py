@@ -54,7 +54,6 @@ def environment():
         "SDL_VIDEODRIVER",
         "SDL_RENDER_DRIVER",
         "SDL_FRAMEBUFFER_ACCELERATION",
-        "SDL_QUIT_ON_LAST_WINDOW_CLOSE",
     )
     return {name: value for name, value in os.environ.items() if name not in unset}
 
