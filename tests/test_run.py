@@ -555,6 +555,7 @@ def test_a_disk_that_stays_full_costs_what_is_not_saved(disk, driver, uninterrup
     assert driver.outcome() == uninterrupted
 
 
+@pytest.mark.slow
 def test_a_run_stopped_on_a_full_disk_says_where_it_goes_on(disk, driver, monkeypatch, capsys):
     driver.at(70, disk.fill)
     signal_in_frame(monkeypatch, 71, signal.SIGTERM)
@@ -814,6 +815,7 @@ def test_a_sick_run_is_stopped_and_saves_nothing(what, frame, folder, driver, ca
     assert files_in(folder) == before
 
 
+@pytest.mark.slow
 def test_a_learning_rate_that_is_too_high_is_noticed(folder, driver):
     with pytest.raises(SickRunError, match="At frame 40 "):
         train(folder, learning_rate=1e30, max_frames=50)

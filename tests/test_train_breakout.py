@@ -528,6 +528,7 @@ def test_the_update_clips_the_gradient_of_every_variable_by_itself(clipnorm):
     assert all(norm > 100 * clipnorm for norm in norms[1])  # all variables are clipped
 
 
+@pytest.mark.slow
 def test_the_update_leaves_a_small_gradient_as_it_is_beside_one_that_is_clipped():
     norms = compare_updates(Config(), [{}] * 2)
     assert min(norms[1]) < 0.5 < 2 < max(norms[1])

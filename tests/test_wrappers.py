@@ -151,6 +151,7 @@ def test_random_play_ends_as_many_lives_as_in_the_published_log():
     assert 121 <= episodes <= 173
 
 
+@pytest.mark.slow
 def test_the_same_seed_plays_alike_and_another_one_does_not():
     def observations(seed):
         env = breakout(frame_stack=True)
