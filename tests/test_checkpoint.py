@@ -188,6 +188,7 @@ def test_a_truncated_checkpoint_is_noticed(written, length, capsys):
     assert len(capsys.readouterr().err.splitlines()) == 1
 
 
+@pytest.mark.slow
 def test_a_lost_checkpoint_is_noticed_and_written_anew(written, capsys):
     written.newest.unlink()
     learner, record = loaded(written.folder, written.learner)
@@ -200,6 +201,7 @@ def test_a_lost_checkpoint_is_noticed_and_written_anew(written, capsys):
     assert loaded(written.folder, learner)[1] == {"number": 3}
 
 
+@pytest.mark.slow
 def test_with_every_checkpoint_damaged_nothing_is_lost(written):
     before = sorted(path.stat().st_size for path in written.folder.iterdir())
     for path in (written.newest, written.older):
@@ -211,6 +213,7 @@ def test_with_every_checkpoint_damaged_nothing_is_lost(written):
     assert sorted(path.stat().st_size for path in written.folder.iterdir()) == before
 
 
+@pytest.mark.slow
 def test_damage_does_not_spread_and_may_come_again(written):
     for number in (4, 5):
         flip(written.newest, written.newest.stat().st_size // 2)
@@ -312,6 +315,7 @@ def test_other_settings_are_refused_by_name(written):
     assert checkpoints_of(written.folder, make_learner(), may_change).load()
 
 
+@pytest.mark.slow
 def test_a_checkpoint_without_permission_is_not_taken_for_a_damaged_one(written, monkeypatch):
     before = sorted(written.folder.iterdir())
     with monkeypatch.context() as patch:
@@ -321,6 +325,7 @@ def test_a_checkpoint_without_permission_is_not_taken_for_a_damaged_one(written,
     assert sorted(written.folder.iterdir()) == before
 
 
+@pytest.mark.slow
 def test_another_network_or_optimizer_is_refused_and_changes_nothing(written):
     for shapes in (((3, 5),), ((3, 5), (8,))):
         learner = make_learner(shapes=shapes)
@@ -330,6 +335,7 @@ def test_another_network_or_optimizer_is_refused_and_changes_nothing(written):
         assert len(learner.replay) == 0
 
 
+@pytest.mark.slow
 def test_checkpoints_of_another_version_are_refused_in_a_sentence(written, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(checkpoint, "FORMAT", checkpoint.FORMAT + 1)

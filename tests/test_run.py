@@ -565,6 +565,7 @@ def test_a_run_stopped_on_a_full_disk_says_where_it_goes_on(disk, driver, monkey
     assert "Not saved: the checkpoint" in printed.err
 
 
+@pytest.mark.slow
 def test_memory_that_runs_out_in_a_checkpoint_is_a_warning(folder, driver, monkeypatch, capsys):
     def pack(*args):
         raise MemoryError

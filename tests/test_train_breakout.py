@@ -321,6 +321,7 @@ def test_sampling_an_empty_replay_is_refused():
         ReplayBuffer(3).sample(1, np.random.default_rng(0))
 
 
+@pytest.mark.slow
 def test_a_transition_of_random_play_takes_at_most_7700_bytes():
     env = wrap_deepmind(make_atari("BreakoutNoFrameskip-v4"), frame_stack=True)
     rng = np.random.default_rng(0)
@@ -856,6 +857,7 @@ def test_the_seed_goes_to_the_first_reset_only(loop):
     assert env.seeds == [11, None, None, None]
 
 
+@pytest.mark.slow
 def test_training_makes_the_references_updates_with_the_networks_as_they_are(loop):
     """The whole of `train`, with its own optimizer, over batches of its own and a copy."""
     references, errors = [], []
