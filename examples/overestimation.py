@@ -1,7 +1,7 @@
 """Does an agent get what it expects? Its Q-values against the returns that follow them.
 
     python examples/overestimation.py results/keras-defaults-seed42     # or your own run
-    python examples/overestimation.py RUN/snapshots/001000000.keras     # or a part of it
+    python examples/overestimation.py RUN/snapshots/*.keras --csv scores.csv  # over a whole run
 
 Q-learning takes the largest of several uncertain estimates as the value of the next state.
 The largest is more often one that errs upwards, so its errors do not cancel, and the
@@ -32,6 +32,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import play_breakout as pb
 from support.console import ArgumentParser, UsageError, exit_status, say
+from support.files import require_writable, unwritable
 from support.settings import read_config
 from train_breakout import Config, make_q_values
 
@@ -108,9 +109,21 @@ def config_of(path):
     )
 
 
-def run(args):
-    """Plays and prints what the arguments ask for. Raises UsageError."""
-    path, _ = pb.find_model(args.path, args.model)
+def measure(path, args):
+    """Lets a network play, prints what it does, and returns the figures as a dict.
+
+    Args:
+        path: pathlib.Path of a .keras file.
+        args: gives `episodes`, `epsilon` and `seed`.
+
+    Returns:
+        dict. `frame` is the number by which a snapshot is named, or the file's name. `mean`,
+        `std` (of the population), `median` and `best` are of the scores, as play_breakout.py
+        gives them. The others are means over actions, and the standard errors of these.
+
+    Raises:
+        UsageError: the network or its settings cannot be used, or too few lives ended.
+    """
     config = config_of(path)
     env, game = pb.make_game(config.env_id)
     q_values = make_q_values(pb.load_q_model(path, int(env.action_space.n)), config)
@@ -122,12 +135,13 @@ def run(args):
         f"{path} plays {config.env_id}: gamma {config.gamma:g}, "
         f"terminal value {config.terminal_value}"
     )
-    games = []
+    scores, games = [], []
     for number in range(1, args.episodes + 1):
         moments = pb.play_game(env, game, greedy, args.epsilon, args.seed, number)
         expected, rewards, lost = map(np.array, zip(*steps_of(moments, q_values), strict=True))
         got = discounted_returns(rewards, lost, config.gamma, config.terminal_value)
         seen = np.isfinite(got)
+        scores.append(game.score)
         line = f"game {number}: score {game.score:g}"
         if seen.any():
             games.append((expected[seen], got[seen], (expected - got)[seen]))
@@ -139,15 +153,42 @@ def run(args):
     if len(games) < 2:
         raise UsageError("Fewer than two games can be used: give more --episodes.")
 
-    means = []
-    columns = zip(*games, strict=True)
-    for name, column in zip(("expected", "got", "too much by"), columns, strict=True):
-        mean, error = mean_and_error(column)
-        means.append(f"{name} {mean:.2f} ({error:.2f})")
+    row = {"frame": int(path.stem) if path.stem.isdecimal() else path.stem}
+    row |= {"mean": np.mean(scores), "std": np.std(scores)}
+    row |= {"median": np.median(scores), "best": max(scores)}
+    names = {"expected": "expected", "got": "got", "excess": "too much by"}
+    text = []
+    for (name, words), column in zip(names.items(), zip(*games, strict=True), strict=True):
+        row[name], row[f"{name}_error"] = mean, error = mean_and_error(column)
+        text.append(f"{words} {mean:.2f} ({error:.2f})")
     say(
-        f"{', '.join(means)}: means over {sum(len(got) for _, got, _ in games)} actions "
+        f"{', '.join(text)}: means over {sum(len(got) for _, got, _ in games)} actions "
         f"(standard errors, from {len(games)} games), epsilon {args.epsilon:g}, seed {args.seed}"
     )
+    return row
+
+
+def write_csv(path, rows):
+    """Writes what `measure` returned for each network. Raises UsageError."""
+    try:
+        with open(path, "w") as file:
+            print(*rows[0], sep=",", file=file)
+            for frame, *figures in map(dict.values, rows):
+                print(frame, *(f"{figure:.6g}" for figure in figures), sep=",", file=file)
+    except OSError as error:
+        raise unwritable(path, error) from None
+
+
+def run(args):
+    """Measures the networks that the arguments name. Raises UsageError."""
+    paths = [pb.find_model(path, args.model)[0] for path in args.paths]
+    if args.csv is not None:
+        require_writable(args.csv)  # now rather than after an hour of play
+    rows = []
+    for path in paths:
+        rows.append(measure(path, args))
+        if args.csv is not None:
+            write_csv(args.csv, rows)
 
 
 def main(argv=None):
@@ -158,7 +199,7 @@ def main(argv=None):
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     add = parser.add_argument
-    add("path", type=Path, metavar="PATH", help="a run folder or a .keras file")
+    add("paths", nargs="+", type=Path, metavar="PATH", help="a run folder or a .keras file")
     add("--model", choices=("best", "latest"), default="best", help="which of a run folder")
     add("--episodes", type=pb.bounded(int, 2), default=30, metavar="N", help="games to play")
     add(
@@ -168,6 +209,7 @@ def main(argv=None):
         help="share of random actions; near 0 games repeat, and the errors are too small",
     )
     add("--seed", type=pb.bounded(int, 0, 2**32 - 1), default=42, help="as in play_breakout.py")
+    add("--csv", type=Path, metavar="FILE", help="write the figures there, a row a network")
     return exit_status("overestimation.py", run, parser.parse_args(argv))
 
 

@@ -1,5 +1,6 @@
 """The overestimation example: that "expected" and "got" are what they are said to be."""
 
+import json
 import re
 import shutil
 from pathlib import Path
@@ -107,6 +108,35 @@ def test_the_games_are_those_of_play_breakout(capsys):
     for mean, games in zip((expected, got), zip(*used, strict=True), strict=True):
         assert min(map(float, games)) <= mean <= max(map(float, games))
     assert excess == pytest.approx(expected - got, abs=0.015)
+
+
+@pytest.mark.slow
+def test_the_table_of_a_run_has_a_row_for_each_snapshot(tmp_path, capsys):
+    shutil.copy(SHIPPED / "config.json", tmp_path)
+    (tmp_path / "snapshots").mkdir()
+    models = [tmp_path / "snapshots" / "001000000.keras", tmp_path / "best.keras"]
+    for path in models:
+        shutil.copy(SHIPPED / "best.keras", path)
+    table, figures = tmp_path / "scores.csv", tmp_path / "figures.json"
+    options = ["--episodes", "2", "--epsilon", "0.5", "--seed", "3"]
+    assert overestimation.main([*map(str, models), "--csv", str(table), *options]) == 0
+    printed = re.findall(
+        r"^expected (\S+) \((.+)\), got (\S+) \((.+)\), too much by (\S+) \((.+)\):",
+        capsys.readouterr().out,
+        re.M,
+    )
+    assert pb.main([str(models[0]), "--json", str(figures), *options]) == 0
+
+    columns = "frame,mean,std,median,best,expected,expected_error,got,got_error,excess,excess_error"
+    text = table.read_text()
+    assert text.startswith(columns + "\n")
+    header, *rows = [line.split(",") for line in text.splitlines()]
+    assert [row[0] for row in rows] == ["1000000", "best"]
+    assert rows[0][1:] == rows[1][1:]
+    results = json.loads(figures.read_text())
+    for name in ("mean", "std", "median", "best"):
+        assert float(rows[0][header.index(name)]) == pytest.approx(results[name], rel=1e-5)
+    np.testing.assert_allclose(np.float64(rows[0][5:]), np.float64(printed[0]), atol=0.006)
 
 
 @pytest.mark.slow
