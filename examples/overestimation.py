@@ -159,7 +159,8 @@ def measure(path, args):
     names = {"expected": "expected", "got": "got", "excess": "too much by"}
     text = []
     for (name, words), column in zip(names.items(), zip(*games, strict=True), strict=True):
-        row[name], row[f"{name}_error"] = mean, error = mean_and_error(column)
+        mean, error = mean_and_error(column)
+        row |= {name: mean, f"{name}_error": error}
         text.append(f"{words} {mean:.2f} ({error:.2f})")
     say(
         f"{', '.join(text)}: means over {sum(len(got) for _, got, _ in games)} actions "
