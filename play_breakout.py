@@ -16,9 +16,6 @@ A game is decided by the seed and its number alone. So no game is kept in memory
 thirty are played: the one to be filmed is played again, and runs exactly as it did.
 """
 
-import support.device  # noqa: F401  First: it sets Keras's backend, and starts TensorFlow quietly.
-
-# isort: split
 import argparse
 import json
 import math
@@ -275,10 +272,12 @@ def run(args):
     for path in (args.json, args.video):
         if path is not None:
             require_writable(path)  # now rather than after an hour of play
-    model_path, env_id = (None, None) if args.random else find_model(args.path, args.model)
-    if env_id is not None and args.env_id not in (None, env_id):
-        raise UsageError(f"The run of {model_path} plays {env_id}: leave out --env-id.")
-    env_id = env_id or args.env_id or BREAKOUT
+    env_id = args.env_id or BREAKOUT
+    model_path, settings = (None, None) if args.random else find_model(args.path, args.model)
+    if settings is not None:
+        env_id = str(settings.get("env_id"))
+        if args.env_id not in (None, env_id):
+            raise UsageError(f"The run of {model_path} plays {env_id}: leave out --env-id.")
     env, game = make_game(env_id, args.auto_fire, render_mode=args.render)
     names = env.unwrapped.get_action_meanings()
     q_values, epsilon = None, 1.0

@@ -3,9 +3,9 @@
     python plot_progress.py runs/my-run
     python plot_progress.py runs/seed1 runs/seed2 runs/seed3 --output seeds.png
 
-Runs whose settings differ in nothing but the seed are drawn as one line, their mean, in a
-band from the lowest of them to the highest, as far as all of them have come. Every other
-run is a line of its own. A number that you add to the log line gets a panel of its own.
+Runs of one experiment with different seeds are drawn as one line, their mean, in a band from
+the lowest of them to the highest, as far as all of them have come. Every other run is a line
+of its own. A number that you add to the log line gets a panel of its own.
 
 It reads `config.json` and `progress.csv` of each run folder and needs matplotlib. It does
 not load TensorFlow, so it starts at once and leaves a run beside it alone.
@@ -23,12 +23,11 @@ from support.console import ArgumentParser, UsageError, exit_status, say
 from support.scores import published_scores
 from support.settings import experiment, read_config
 
-NOT_THE_EXPERIMENT = {"seed", "render", "video_every"}  # older runs have the last two
 NOT_DRAWN = {"episode_count", "game_count", "frames_per_second", "seconds_left", "wall_seconds"}
 SCORES = {"game_score": {}, "running_reward": {"ls": "--", "lw": 1}}  # with their lines
 LARGEST = 1e30  # of any number; what is larger is damage, and cannot be drawn
-LOWEST = 0.1  # point of a logarithmic axis; scores below it, 0 above all, are drawn there
-NEAR = 3  # times the best score: as far as that, the axis reaches for a published one
+LOWEST = 0.1  # point of a logarithmic axis; scores below it, such as 0, are drawn there
+NEAR = 3  # a published score is drawn if it is within this factor of the curves
 
 # What is read of a folder. Its `settings` make the experiment, without the seed.
 Run = namedtuple("Run", "name seed settings progress")
@@ -37,7 +36,7 @@ Run = namedtuple("Run", "name seed settings progress")
 def read_run(name, folder):
     """Returns the Run in a folder. Raises UsageError."""
     settings = dict(read_config(folder)["settings"])
-    own = {k: v for k, v in experiment(settings).items() if k not in NOT_THE_EXPERIMENT}
+    own = {k: v for k, v in experiment(settings).items() if k != "seed"}
     return Run(name, str(settings.get("seed")), own, read_progress(folder / "progress.csv"))
 
 
@@ -67,10 +66,10 @@ def read_progress(path):
 
 
 def group_runs(runs):
-    """Gathers the runs of one experiment, which differ in the seed alone: a list of lists.
+    """Gathers the runs of each experiment, whose seeds differ: a list of lists.
 
-    Runs of one seed stay alone: the script was changed between them, or they would be the same
-    run. So do runs that have no frame in common.
+    Where a seed occurs twice, the runs of an experiment stay alone: the script may have been
+    changed between them. So do runs that have no frame in common.
     """
     experiments, groups = {}, []
     for run in runs:

@@ -103,7 +103,7 @@ class Config(Settings):
     run_dir: str = setting("", "folder of the run (default: a new one under runs/)")
     log_every: int = setting(10_000, "frames between log lines", ge=1)
     checkpoint_minutes: float = setting(5.0, "minutes between checkpoints", ge=0)
-    jit_compile: bool = setting(False, "compile the update with XLA too, and the action on a GPU")
+    jit_compile: bool = setting(False, "compile with XLA also the update, and a GPU's actions")
 
 
 def create_q_model(num_actions=4):
@@ -338,8 +338,8 @@ def train(
             episode_reward += reward
             episode_steps += 1
 
-            # Learn from a random batch of what is remembered, at every fourth frame only: an
-            # update costs more than a frame, and each transition is drawn eight times all the same.
+            # Learn from a random batch of what is remembered, at every fourth frame only: an update
+            # costs more than a frame, and even so a transition is drawn eight times on average.
             if frame_count % config.update_after_actions == 0 and len(replay) > config.batch_size:
                 batch = replay.sample(config.batch_size, rng)
                 loss, batch_states = train_step(*batch), batch[0]

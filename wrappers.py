@@ -45,19 +45,11 @@ class LazyFrames:
         return np.array_equal(self, other) if isinstance(other, LazyFrames) else NotImplemented
 
 
-class RecordedWrapper(gym.Wrapper, gym.utils.RecordConstructorArgs):
-    """Records a wrapper's arguments, so that `env.spec.make()` can make the stack again."""
-
-    def __init__(self, env, **arguments):
-        gym.utils.RecordConstructorArgs.__init__(self, **arguments)
-        super().__init__(env)
-
-
-class NoopResetEnv(RecordedWrapper):
+class NoopResetEnv(gym.Wrapper):
     """Starts every game with 1 to `noop_max` no-ops, drawn uniformly, so that games differ."""
 
     def __init__(self, env, noop_max=30):
-        super().__init__(env, noop_max=noop_max)
+        super().__init__(env)
         self.noop_max = noop_max
 
     def reset(self, *, seed=None, options=None):
@@ -69,7 +61,7 @@ class NoopResetEnv(RecordedWrapper):
         return observation, info
 
 
-class MaxAndSkipEnv(RecordedWrapper):
+class MaxAndSkipEnv(gym.Wrapper):
     """Repeats every action `skip` times, sums the rewards, and merges the last two screens.
 
     The pixel-wise maximum of two screens shows the objects that the Atari draws on
@@ -80,9 +72,7 @@ class MaxAndSkipEnv(RecordedWrapper):
     """
 
     def __init__(self, env, skip=4):
-        super().__init__(env, skip=skip)
-        if skip < 2:
-            raise ValueError(f"skip is {skip}, but two screens are needed: use 2 or more.")
+        super().__init__(env)
         self.skip = skip
         self._ale = None
         if getattr(self.unwrapped, "_obs_type", None) == "ram":
@@ -109,7 +99,7 @@ class MaxAndSkipEnv(RecordedWrapper):
         return np.maximum(screens[0], screens[-1]), total_reward, terminated, truncated, info
 
 
-class EpisodicLifeEnv(RecordedWrapper):
+class EpisodicLifeEnv(gym.Wrapper):
     """Makes every life an episode, so that an agent learns sooner to avoid losing one.
 
     `reset` starts a new game after a game over or a truncation, or when it is given a seed,
@@ -143,7 +133,7 @@ class EpisodicLifeEnv(RecordedWrapper):
         return observation, info
 
 
-class FireResetEnv(RecordedWrapper):
+class FireResetEnv(gym.Wrapper):
     """Presses FIRE (action 1) and action 2 (RIGHT on Breakout) at a reset, to serve the ball."""
 
     def __init__(self, env):
@@ -163,7 +153,7 @@ class FireResetEnv(RecordedWrapper):
         return observation, info
 
 
-class WarpFrame(RecordedWrapper, gym.ObservationWrapper):
+class WarpFrame(gym.ObservationWrapper):
     """Turns an RGB screen into a grey frame of 84x84: uint8 `(84, 84, 1)`."""
 
     def __init__(self, env):
@@ -177,7 +167,7 @@ class WarpFrame(RecordedWrapper, gym.ObservationWrapper):
         return frame
 
 
-class ScaledFloatFrame(RecordedWrapper, gym.ObservationWrapper):
+class ScaledFloatFrame(gym.ObservationWrapper):
     """Scales pixels to float32 in [0, 1], at four times the memory (the trainer does without)."""
 
     def __init__(self, env):
@@ -188,18 +178,18 @@ class ScaledFloatFrame(RecordedWrapper, gym.ObservationWrapper):
         return observation.astype(np.float32) / np.float32(255)
 
 
-class ClipRewardEnv(RecordedWrapper, gym.RewardWrapper):
+class ClipRewardEnv(gym.RewardWrapper):
     """Clips every reward to its sign, so that one learning rate suits all games."""
 
     def reward(self, reward):
         return float(np.sign(reward))
 
 
-class FrameStack(RecordedWrapper):
+class FrameStack(gym.Wrapper):
     """Observes the last `k` frames as `LazyFrames`, oldest first; a reset fills all with one."""
 
     def __init__(self, env, k):
-        super().__init__(env, k=k)
+        super().__init__(env)
         self.k = k
         space = env.observation_space
         shape = (*space.shape[:-1], space.shape[-1] * k)
@@ -230,33 +220,19 @@ def make_atari(env_id, render_mode=None):
     Raises:
         UsageError: `env_id` is no such id of an installed game, or `render_mode` is another.
     """
-    if not env_id.endswith("NoFrameskip-v4") or env_id not in gym.registry:
-        raise UsageError(_refusal(env_id))
+    ids = [known for known in gym.registry if known.endswith("NoFrameskip-v4")]
+    if env_id not in ids:
+        game = re.sub("^.*[/:]|NoFr.*|-v.*", "", env_id)
+        games = [known.split("NoFr")[0] for known in ids]
+        nearest = difflib.get_close_matches(game, games, n=1, cutoff=0.7)
+        use = f"{nearest[0] if nearest else 'an id such as Breakout'}NoFrameskip-v4"
+        raise UsageError(f"No Atari game without frame skip has the id {env_id!r}: use {use}.")
     try:
         # "ram" is the cheapest: screens come from MaxAndSkipEnv, which fetches only those it shows.
         env = gym.make(env_id, obs_type="ram", render_mode=render_mode, disable_env_checker=True)
     except gym.error.Error as error:
         raise UsageError(f"{env_id} cannot be made: {error}") from error
     return MaxAndSkipEnv(NoopResetEnv(env, noop_max=30), skip=4)
-
-
-def _refusal(env_id):
-    """Says in one sentence why `make_atari` refuses an id, and what to use instead."""
-    spec = gym.registry.get(env_id)
-    if spec is None:
-        reason = f"There is no game {env_id!r}"
-    elif spec.entry_point != "ale_py.env:AtariEnv":
-        reason = f"{env_id!r} is not an Atari game"
-    elif spec.kwargs.get("frameskip") == 1:
-        reason = f"{env_id!r} has sticky actions"
-    else:
-        reason = f"{env_id!r} repeats actions by itself"
-    ids = [known for known in gym.registry if known.endswith("NoFrameskip-v4")]
-    games = {known.lower().split("nofr")[0]: known for known in ids}
-    game = re.sub("^.*[/:]|nofr.*|-v.*", "", env_id.lower())  # without namespace and suffixes
-    nearest = difflib.get_close_matches(game, games, n=1, cutoff=0.7)
-    use = games[nearest[0]] if nearest else "an id such as BreakoutNoFrameskip-v4"
-    return f"{reason}: use {use}."
 
 
 def wrap_deepmind(env, episode_life=True, clip_rewards=True, frame_stack=False, scale=False):

@@ -33,7 +33,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import play_breakout as pb
 from support.console import ArgumentParser, UsageError, exit_status, say
 from support.files import require_writable, unwritable
-from support.settings import read_config
+from support.models import find_model, load_q_model
 from train_breakout import Config, make_q_values
 
 
@@ -89,31 +89,12 @@ def mean_and_error(games):
     return mean, np.std(sums - mean * counts, ddof=1) / np.sqrt(len(games)) / counts.mean()
 
 
-def config_of(path):
-    """Returns a Config with what decides what an agent should get: gamma, terminal value, game.
-
-    Args:
-        path: pathlib.Path of a .keras file, in a run's folder or in one inside that.
-
-    Raises:
-        UsageError: there is no config.json in either folder, or it cannot be used.
-    """
-    for folder in path.absolute().parents[:2]:
-        if (folder / "config.json").is_file():
-            settings = read_config(folder)["settings"]
-            decisive = ("gamma", "terminal_value", "env_id")
-            return Config(**{name: settings[name] for name in decisive if name in settings})
-    raise UsageError(
-        f"There is no config.json for {path}: put that of its run beside it, since what an agent "
-        "should get depends on the run's settings."
-    )
-
-
-def measure(path, args):
+def measure(path, settings, args):
     """Lets a network play, prints what it does, and returns the figures as a dict.
 
     Args:
         path: pathlib.Path of a .keras file.
+        settings: dict of the settings of its run, or None if they are not known.
         args: gives `episodes`, `epsilon` and `seed`.
 
     Returns:
@@ -124,9 +105,15 @@ def measure(path, args):
     Raises:
         UsageError: the network or its settings cannot be used, or too few lives ended.
     """
-    config = config_of(path)
+    if settings is None:
+        raise UsageError(
+            f"There is no config.json for {path}: put that of its run beside it, since what an "
+            "agent should get depends on the run's settings."
+        )
+    decisive = ("gamma", "terminal_value", "env_id")
+    config = Config(**{name: settings[name] for name in decisive if name in settings})
     env, game = pb.make_game(config.env_id)
-    q_values = make_q_values(pb.load_q_model(path, int(env.action_space.n)), config)
+    q_values = make_q_values(load_q_model(path, int(env.action_space.n)), config)
 
     def greedy(state):
         return int(np.argmax(q_values(state)))
@@ -182,12 +169,12 @@ def write_csv(path, rows):
 
 def run(args):
     """Measures the networks that the arguments name. Raises UsageError."""
-    paths = [pb.find_model(path, args.model)[0] for path in args.paths]
+    models = [find_model(path, args.model) for path in args.paths]
     if args.csv is not None:
         require_writable(args.csv)  # now rather than after an hour of play
     rows = []
-    for path in paths:
-        rows.append(measure(path, args))
+    for path, settings in models:
+        rows.append(measure(path, settings, args))
         if args.csv is not None:
             write_csv(args.csv, rows)
 

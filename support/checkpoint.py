@@ -5,9 +5,10 @@ whatever happens while it is written. Two files are written in turn, so there is
 checkpoint before the latest one. A file keeps the parts of the replay that it already holds;
 only new transitions are encoded.
 
-The table `part` has a row for the state (JSON), one for all arrays, and one for every SEGMENT
-transitions of the replay (both plain NumPy, read without pickle). The state names the other
-rows with their SHA-256, and begins with its own. Nothing in a checkpoint is ever executed.
+The table `part` has a row for the state (JSON), one each for the values of the loop, the
+variables and the environment, and one for every SEGMENT transitions of the replay (.npz, read
+without pickle). The state holds the SHA-256 of the others, and its row its own. Nothing in a
+checkpoint is ever executed.
 """
 
 import contextlib
@@ -19,7 +20,7 @@ import sqlite3
 import numpy as np
 
 from support.console import UsageError, warn
-from support.settings import FORMAT, experiment, flag
+from support.settings import experiment, flag
 from support.state import (
     decode_segment,
     encode_segment,
@@ -55,7 +56,7 @@ class Checkpoints:
         self.env, self.variables, self.replay, self.rng = env, variables, replay, rng
         self.number = 0  # of the latest checkpoint, counted from 1
         self.latest = None  # its path
-        self._segments = {}  # whole segments of the replay, encoded: name to bytes
+        self._segments = {}  # the replay as last encoded: name to bytes
 
     def save(self, values, record):
         """Writes a checkpoint in place of the older one of the two.
@@ -78,7 +79,6 @@ class Checkpoints:
             **self.encode_replay(),
         }
         state = {
-            "format": FORMAT,
             "number": self.number + 1,
             "settings": self.settings,
             "record": record,
@@ -110,16 +110,11 @@ class Checkpoints:
             UsageError: there are checkpoints, but none can be used.
         """
         found = []
-        if any(path.name.isdecimal() for path in self.folder.iterdir()):
-            raise UsageError(
-                f"The checkpoints in {self.folder} are of an older version of this program: "
-                "go on with that version."
-            )
         for path in filter(lambda path: path.exists(), map(self.folder.joinpath, FILES)):
             if not os.access(path, os.R_OK | os.W_OK):
                 raise UsageError(f"{path} cannot be read and written: see to its permissions.")
             with self._set_aside_if_damaged(path), open_database(path) as database:
-                if state := read_state(database, path):
+                if state := read_state(database):
                     found.append((state["number"], path, state))
         for number, path, state in sorted(found, reverse=True):
             if number > 1 and len(found) == 1 and not any(self.folder.glob("damaged-*")):
@@ -206,23 +201,16 @@ def digest(data):
     return hashlib.sha256(data).hexdigest()
 
 
-def read_state(database, path):
+def read_state(database):
     """Reads the state of a checkpoint: a dict, or None if none was ever written to the end.
 
     Raises:
         DamagedError, sqlite3.DatabaseError: it is not what was written.
-        UsageError: another version of this program wrote it.
     """
     if not database.execute("SELECT * FROM sqlite_master").fetchone():
         return None
     row = database.execute("SELECT digest FROM part WHERE name = 'state'").fetchone()
-    state = json.loads(read_part(database, "state", row and row[0]))
-    if state["format"] != FORMAT:
-        raise UsageError(
-            f"{path} has format {state['format']}, and this version of the program has {FORMAT}: "
-            "go on with the version that made it."
-        )
-    return state
+    return json.loads(read_part(database, "state", row and row[0]))
 
 
 def read_part(database, name, sha):

@@ -3,17 +3,17 @@
 import os
 import zipfile
 
-import keras
 import numpy as np
 
 from support.console import UsageError, say
+from support.device import keras
 from support.settings import read_config
 
 STATES = ((None, 84, 84, 4), "uint8")  # what a model takes
 
 
 def find_model(path, choice):
-    """Returns the model file that PATH and `--model` mean, and the game of its run or None.
+    """Returns the model file that PATH and `--model` mean, and its run's settings or None.
 
     Args:
         path: pathlib.Path of a run folder or of a .keras file.
@@ -25,25 +25,21 @@ def find_model(path, choice):
     if not os.path.isdir(path):
         if not os.path.exists(path) or path.suffix != ".keras":
             raise UsageError(f"There is no model {path}: give a run folder or a .keras file.")
-        folder = path.absolute().parent
-        folder = folder.parent if folder.name == "snapshots" else folder
-        return path, game_of(folder) if (folder / "config.json").exists() else None
-    env_id = game_of(path)
+        for folder in path.absolute().parents[:2]:  # a snapshot is in a folder inside the run's
+            if (folder / "config.json").exists():
+                return path, read_config(folder)["settings"]
+        return path, None
+    settings = read_config(path)["settings"]
     best, latest = path / "best.keras", path / "model.keras"
     if choice == "best" and best.exists():
-        return best, env_id
+        return best, settings
     if not latest.exists():
         if best.exists():
             raise UsageError(f"{path} holds no model.keras: leave out --model latest.")
         raise UsageError(f"{path} holds no model yet: wait for the run's first checkpoint.")
     if choice == "best":
-        say("There is no best.keras yet, it takes 100 games: model.keras plays.")
-    return latest, env_id
-
-
-def game_of(folder):
-    """Returns the `env_id` of the run in a folder. Raises UsageError."""
-    return str(read_config(folder)["settings"].get("env_id"))
+        say("There is no best.keras yet (100 games after the random frames): model.keras plays.")
+    return latest, settings
 
 
 def load_q_model(path, num_actions):

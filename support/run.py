@@ -22,7 +22,7 @@ TRANSITION_BYTES = 7_600  # a frame of 84 * 84 bytes, and the objects that hold 
 # A checkpoint waits for at least this many times the seconds that the last one took.
 # It bounds the cost at 2 % of the run, for large replays and slow disks.
 CHECKPOINT_REST = 50
-# But no longer than this: one that took long may have been held up, by a suspended laptop say.
+# But no longer than this: one that took long may have been held up, by a stalled disk say.
 LONGEST_REST = 1_800.0  # seconds
 
 
@@ -236,8 +236,8 @@ class Run:
         """Saves the model, and all that the run needs to go on; warns if it can't."""
         started = time.monotonic()
         self._require_health(self.values["frame_count"], self.values["loss"])
-        # The model first, so that it is never older than the checkpoint. But for the very first
-        # time: a folder with a model and no checkpoint is one whose checkpoints were lost.
+        # The model first, so that it is never older than the checkpoint. Only the very first time
+        # after it: a folder with a model and no checkpoint is one whose checkpoints were lost.
         begins = self._checkpoints and not self._checkpoints.latest
         if not begins:
             self._save_model("model.keras")

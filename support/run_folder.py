@@ -1,14 +1,6 @@
 """The folder of a run: which one it is, that no other process is in it, and its config.json.
 
-What it holds:
-
-    config.json     the settings, and when and with what the run was started or resumed
-    log.txt         the log lines
-    progress.csv    the same as numbers, a row a line
-    model.keras     the online network at the last checkpoint
-    best.keras      the online network at the log line with the best game score
-    snapshots/      the online network at frames 0, 250 000, 1 000 000, 2 000 000, ...
-    checkpoints/    the two latest checkpoints (support/checkpoint.py)
+docs/durable-runs.md lists what it holds.
 """
 
 import contextlib
@@ -22,8 +14,9 @@ from pathlib import Path
 from support.console import SickRunError, UsageError
 from support.device import versions_in_use
 from support.files import replacing
-from support.settings import FORMAT, read_config
+from support.settings import read_config
 
+FORMAT = 2  # of config.json and of checkpoints
 RUNS = Path("runs")
 RESULTS = ("log.txt", "progress.csv", "model.keras", "best.keras")
 
@@ -79,16 +72,22 @@ def resumed_config(settings_class, given):
         UsageError: there is no such run, or its config.json cannot be used.
     """
     folder = run_to_resume(given.get("run_dir"))
+    settings = read_resumable(folder)["settings"]
+    known = {field.name for field in dataclasses.fields(settings_class)}
+    if unknown := sorted(set(settings) - known):
+        raise UsageError(f"config.json of {folder} has an unknown setting: {', '.join(unknown)}.")
+    return settings_class(**settings | given | {"run_dir": str(folder)})
+
+
+def read_resumable(folder):
+    """Reads the config.json of a run that this version can go on with. Raises UsageError."""
     content = read_config(folder)
     if content["format"] != FORMAT:
         raise UsageError(
             f"The run in {folder} has format {content['format']}, and this version of the program "
             f"has {FORMAT}: go on with the version that made it."
         )
-    known = {field.name for field in dataclasses.fields(settings_class)}
-    if unknown := sorted(set(content["settings"]) - known):
-        raise UsageError(f"config.json of {folder} has an unknown setting: {', '.join(unknown)}.")
-    return settings_class(**content["settings"] | given | {"run_dir": str(folder)})
+    return content
 
 
 class RunFolder:
@@ -118,7 +117,7 @@ class RunFolder:
 
     def __enter__(self):
         if self.resume:
-            read_config(self.path)  # before anything is made in what may be no run folder
+            read_resumable(self.path)  # before anything is made in what may be no run folder
         with contextlib.ExitStack() as stack:
             try:
                 (self.path / "snapshots").mkdir(parents=True, exist_ok=True)

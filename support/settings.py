@@ -18,7 +18,6 @@ import numpy as np
 
 from support.console import UsageError
 
-FORMAT = 2  # of config.json and of checkpoints
 # What may change when a run is resumed, since it is no part of the experiment.
 MAY_CHANGE = ("max_frames", "solved_reward", "checkpoint_minutes", "run_dir")
 

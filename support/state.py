@@ -117,8 +117,11 @@ def decode_segment(data, replay):
 WRAPPER_STATE = {
     EpisodicLifeEnv: ("lives", "game_ended"),
     RecordEpisodeStatistics: (
-        *("episode_count", "episode_returns", "episode_lengths"),
-        *("return_queue", "length_queue"),
+        "episode_count",
+        "episode_returns",
+        "episode_lengths",
+        "return_queue",
+        "length_queue",
     ),
 }
 
@@ -128,6 +131,11 @@ def layers(env):
     while isinstance(env, gym.Wrapper):
         yield env
         env = env.env
+
+
+def remembered(layer):
+    """Returns the names of a wrapper's attributes that have to be saved."""
+    return next((names for kind, names in WRAPPER_STATE.items() if isinstance(layer, kind)), ())
 
 
 def can_be_saved(env):
@@ -145,7 +153,7 @@ def get_env_state(env):
         "generator": env.unwrapped.np_random.bit_generator.state,
     }
     for depth, layer in enumerate(layers(env)):
-        for name in WRAPPER_STATE.get(type(layer), ()):
+        for name in remembered(layer):
             state[f"{depth} {name}"] = getattr(layer, name)
         if isinstance(layer, FrameStack):
             state[f"{depth} frames"] = LazyFrames(layer.frames)
@@ -157,7 +165,7 @@ def set_env_state(env, state):
     env.unwrapped.ale.restoreState(ale_py.ALEState(state["emulator"].tobytes()))
     env.unwrapped.np_random.bit_generator.state = state["generator"]
     for depth, layer in enumerate(layers(env)):
-        for name in WRAPPER_STATE.get(type(layer), ()):
+        for name in remembered(layer):
             value = state[f"{depth} {name}"]
             if isinstance(getattr(layer, name), deque):
                 value = deque(value, getattr(layer, name).maxlen)
