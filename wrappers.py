@@ -29,7 +29,7 @@ class LazyFrames:
     An observation and its successor have all frames but one in common, so a replay
     buffer that keeps these objects stores every frame once instead of eight times.
     `frames` is a tuple of arrays `(height, width, channels)`, oldest first, which must not
-    be written to. They are joined along the last axis; two stacks with equal pixels are equal.
+    be written to. They are joined along the last axis.
     """
 
     __slots__ = ("frames",)
@@ -40,9 +40,6 @@ class LazyFrames:
     def __array__(self, dtype=None, copy=None):
         # np.concatenate(self.frames, axis=-1), in a quarter of the time.
         return np.asarray(cv2.merge(self.frames), dtype=dtype)
-
-    def __eq__(self, other):
-        return np.array_equal(self, other) if isinstance(other, LazyFrames) else NotImplemented
 
 
 class NoopResetEnv(gym.Wrapper):

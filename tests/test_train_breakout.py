@@ -1,11 +1,9 @@
 """The learner: settings, network, replay, schedule, update and loop, against the contract."""
 
 import dataclasses
-import os
 import re
 import subprocess
 import sys
-import threading
 import tracemalloc
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,7 +11,7 @@ from types import SimpleNamespace
 import gymnasium as gym
 import numpy as np
 import pytest
-from conftest import ScriptedEnv, assert_uniform, number_of, numbered_frame, play
+from conftest import ScriptedEnv, assert_uniform, environment, number_of, numbered_frame, play
 from gymnasium.wrappers import RecordEpisodeStatistics
 
 import train_breakout  # before Keras, whose backend it sets
@@ -142,41 +140,23 @@ def test_a_setting_of_ones_own_is_a_flag(capsys):
         Mine(double=True, share=0)
 
 
-def test_config_takes_whole_numbers_for_floats_and_cannot_be_changed():
-    config = Config(clipnorm=10)
-    assert type(config.clipnorm) is float
-    with pytest.raises(dataclasses.FrozenInstanceError):
-        config.gamma = 0.5
-    with pytest.raises(UsageError, match="gamma"):
-        dataclasses.replace(config, gamma=2.0)
-
-
 # --------------------------------------------------------------------------------------
 # The network
 
 
-def test_the_network_has_the_layers_and_the_size_of_the_contract():
+def test_the_network_has_the_size_and_the_initialisers_of_the_contract():
     model = create_q_model()
-    assert (model.input_shape, model.output_shape) == ((None, 84, 84, 4), (None, 4))
     assert (model.inputs[0].dtype, model.outputs[0].dtype) == ("uint8", "float32")
     assert model.count_params() == 1_686_180
-    convolutions = [layer for layer in model.layers if isinstance(layer, keras.layers.Conv2D)]
-    dense = [layer for layer in model.layers if isinstance(layer, keras.layers.Dense)]
-    assert [(c.filters, c.kernel_size, c.strides, c.padding) for c in convolutions] == [
-        (32, (8, 8), (4, 4), "valid"),
-        (64, (4, 4), (2, 2), "valid"),
-        (64, (3, 3), (1, 1), "valid"),
-    ]
-    assert [layer.units for layer in dense] == [512, 4]
-    activations = [layer.activation for layer in (*convolutions, *dense)]
-    assert activations == [keras.activations.relu] * 4 + [keras.activations.linear]
-    for layer in (*convolutions, *dense):  # Keras's defaults
-        assert isinstance(layer.kernel_initializer, keras.initializers.GlorotUniform)
-        assert isinstance(layer.bias_initializer, keras.initializers.Zeros)
     assert [weight.shape for weight in model.trainable_variables] == [
         *[(8, 8, 4, 32), (32,), (4, 4, 32, 64), (64,), (3, 3, 64, 64), (64,)],
         *[(7 * 7 * 64, 512), (512,), (512, 4), (4,)],
     ]
+    trained = [layer for layer in model.layers if layer.trainable_variables]
+    assert len(trained) == 5
+    for layer in trained:  # Keras's defaults
+        assert isinstance(layer.kernel_initializer, keras.initializers.GlorotUniform)
+        assert isinstance(layer.bias_initializer, keras.initializers.Zeros)
 
 
 def test_the_network_computes_what_the_contract_says():
@@ -186,23 +166,6 @@ def test_the_network_computes_what_the_contract_says():
     expected = Reference(model).q_values(model.get_weights(), states)
     assert np.ptp(expected) > 0.01
     np.testing.assert_allclose(model(states), expected, rtol=1e-4, atol=1e-5)
-
-
-def test_the_network_has_as_many_outputs_as_the_game_has_actions():
-    model = create_q_model(num_actions=6)
-    assert model.output_shape == (None, 6)
-    assert model.count_params() == 1_686_180 + 2 * 513
-
-
-def test_networks_start_differently_and_alike_with_the_same_seed():
-    keras.utils.set_random_seed(1)
-    first, second = create_q_model().get_weights(), create_q_model().get_weights()
-    keras.utils.set_random_seed(1)
-    again = create_q_model().get_weights()
-    kernels = [i for i, weight in enumerate(first) if weight.ndim > 1]
-    assert len(kernels) == 5
-    assert not any(np.array_equal(first[i], second[i]) for i in kernels)
-    assert all(np.array_equal(a, b) for a, b in zip(first, again, strict=True))
 
 
 def test_float_frames_are_refused_instead_of_truncated():
@@ -262,32 +225,13 @@ def test_sampling_is_uniform_and_with_replacement():
     assert_uniform(pairs[:, 0] * 10 + pairs[:, 1], 100)
 
 
-def test_sampling_reaches_all_slots_of_a_large_replay_alike():
-    replay, rng = ReplayBuffer(100), np.random.default_rng(0)
-    for number in range(100):
-        replay.add(*transition(number))
-    draws = np.concatenate([replay.sample(32, rng)[2] for _ in range(400)])
-    assert_uniform(draws.astype(int), 100)
-
-
-def test_sampling_depends_on_the_generator_alone():
-    replay = ReplayBuffer(100)
-    for number in range(100):
-        replay.add(*transition(number))
-    draws = [replay.sample(32, np.random.default_rng(seed))[2] for seed in (1, 1, 2)]
-    assert np.array_equal(draws[0], draws[1])
-    assert not np.array_equal(draws[0], draws[2])
-
-
 def test_a_batch_of_the_game_has_the_shapes_and_dtypes_of_the_contract():
     env = wrap_deepmind(make_atari("BreakoutNoFrameskip-v4"), frame_stack=True)
     replay = ReplayBuffer(50)
     state, _ = env.reset(seed=0)
-    pairs = {}
     for number in range(20):
         state_next, reward, terminated, _, _ = env.step(number % 4)
         replay.add(state, np.int64(number % 4), reward, state_next, terminated)
-        pairs[np.asarray(state).tobytes()] = np.asarray(state_next).tobytes()
         state = state_next
     batch = replay.sample(64, np.random.default_rng(0))  # more than are stored
     assert [(column.shape, column.dtype) for column in batch] == [
@@ -297,23 +241,14 @@ def test_a_batch_of_the_game_has_the_shapes_and_dtypes_of_the_contract():
         ((64, 84, 84, 4), np.uint8),
         ((64,), np.float32),
     ]
-    for state, state_next in zip(batch[0], batch[3], strict=True):
-        assert pairs[state.tobytes()] == state_next.tobytes()
 
 
-@pytest.mark.parametrize("kind", [np.float32, np.float64, list, tuple])
-def test_the_replay_stores_any_array_like_state(kind):
-    as_state = np.array if kind in (list, tuple) else kind
+@pytest.mark.parametrize("state", [np.float32([0.5, 4]), [0.5, 4.0], (0.5, 4.0)])
+def test_the_replay_stores_any_array_like_state(state):
     replay = ReplayBuffer(3)
-    for number in range(3):
-        state = [number + 0.5, -1.0, 0.0, 4.0]
-        state = kind(state) if as_state is np.array else np.array(state, kind)
-        replay.add(state, 1, 1.0, state, False)
-    states, _, rewards, next_states, _ = replay.sample(8, np.random.default_rng(0))
-    assert states.shape == next_states.shape == (8, 4)
-    assert np.issubdtype(states.dtype, np.floating)
-    assert set(states[:, 0]) <= {0.5, 1.5, 2.5}
-    assert rewards.tolist() == [1.0] * 8
+    replay.add(state, 1, 1.0, state, False)
+    states, _, _, next_states, _ = replay.sample(2, np.random.default_rng(0))
+    assert states.tolist() == next_states.tolist() == [[0.5, 4.0]] * 2
 
 
 def test_sampling_an_empty_replay_is_refused():
@@ -325,13 +260,12 @@ def test_sampling_an_empty_replay_is_refused():
 def test_a_transition_of_random_play_takes_at_most_7700_bytes():
     env = wrap_deepmind(make_atari("BreakoutNoFrameskip-v4"), frame_stack=True)
     rng = np.random.default_rng(0)
-    number = 2000
-    replay = ReplayBuffer(number)
+    replay = ReplayBuffer(1000)
     state, _ = env.reset(seed=0)
     tracemalloc.start()
     try:
         before = tracemalloc.get_traced_memory()[0]
-        for _ in range(number):
+        for _ in range(2000):  # it is full by then, and does not grow
             action = int(rng.integers(4))
             state_next, reward, terminated, _, _ = env.step(action)
             replay.add(state, action, reward, state_next, terminated)
@@ -339,27 +273,7 @@ def test_a_transition_of_random_play_takes_at_most_7700_bytes():
         used = tracemalloc.get_traced_memory()[0] - before
     finally:
         tracemalloc.stop()
-    assert 84 * 84 < used / number <= 7700  # the former, since a step brings one new frame
-
-
-def test_a_full_replay_does_not_grow():
-    replay, rng = ReplayBuffer(200), np.random.default_rng(0)
-
-    def add(numbers):
-        for number in numbers:
-            replay.add(*transition(number, shape=(84, 84, 1)))
-            replay.sample(2, rng)
-
-    tracemalloc.start()
-    try:
-        add(range(400))
-        before = tracemalloc.get_traced_memory()[0]
-        add(range(400, 2000))
-        grown = tracemalloc.get_traced_memory()[0] - before
-    finally:
-        tracemalloc.stop()
-    assert before > 200 * 84 * 84
-    assert grown < 84 * 84  # not by one frame in 1600
+    assert 84 * 84 < used / 1000 <= 7700  # the former, since a step brings one new frame
 
 
 # --------------------------------------------------------------------------------------
@@ -483,9 +397,10 @@ def assert_same_change(weights, reference):
     """Checks that every variable has changed as the reference's did, but for rounding.
 
     By norms, and less strictly after the first step: where a ReLU is about to switch,
-    rounding decides about single elements.
+    rounding decides about single elements. And XLA rounds otherwise.
     """
     tolerance = 0.001 if reference.steps == 1 else 0.02
+    tolerance = 0.05 if reference.config.jit_compile else tolerance
     before, expected = reference.first_weights, reference.weights
     for weight, other, first in zip(weights, expected, before, strict=True):
         change = np.linalg.norm(other - first)
@@ -506,38 +421,13 @@ def assert_same_change(weights, reference):
                 (4, {"huber_delta": None}),
                 (4, {"huber_delta": 0.2}),
                 (4, {"clipnorm": None, "learning_rate": 0.0001}),
+                (4, {"jit_compile": True}),
             )
         ),
     ],
 )
 def test_the_update_equals_an_eager_reference(num_actions, settings):
-    compare_updates(Config(**settings), [{}] * 3, num_actions)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(("done", "terminal_value"), [(1.0, -1.0), (1.0, None), (0.0, -1.0)])
-def test_the_update_of_a_batch_of_terminals_or_of_none_equals_the_reference(done, terminal_value):
-    compare_updates(Config(terminal_value=terminal_value), [{"dones": done}] * 3)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("clipnorm", [1.0, 0.05])
-def test_the_update_clips_the_gradient_of_every_variable_by_itself(clipnorm):
-    # A large surprise between small ones: Adam alone would remember it for long.
-    config = Config(clipnorm=clipnorm, huber_delta=None)
-    norms = compare_updates(config, [{"rewards": 1.0}, {"rewards": 500.0}, {}])
-    assert all(norm > 100 * clipnorm for norm in norms[1])  # all variables are clipped
-
-
-@pytest.mark.slow
-def test_the_update_leaves_a_small_gradient_as_it_is_beside_one_that_is_clipped():
-    norms = compare_updates(Config(), [{}] * 2)
-    assert min(norms[1]) < 0.5 < 2 < max(norms[1])
-
-
-def compare_updates(config, changes, num_actions=4):
-    """Makes updates by the project and by the reference, with some columns of the batches
-    set to one value, and compares them. Returns the reference's gradient norms."""
+    config = Config(**settings)
     keras.utils.set_random_seed(0)
     model, model_target = create_q_model(num_actions), create_q_model(num_actions)
     randomise_biases(model)
@@ -546,19 +436,18 @@ def compare_updates(config, changes, num_actions=4):
     optimizer.build(model.trainable_variables)
     train_step = train_breakout.make_train_step(model, model_target, optimizer, config)
     reference, target_weights = Reference(model, config), model_target.get_weights()
-    rng, norms = np.random.default_rng(1), []
-    for change in changes:
+    rng = np.random.default_rng(1)
+    for _ in range(3):
         batch = random_batch(rng, 16, num_actions)
-        for name, value in change.items():
-            batch[{"rewards": 2, "dones": 4}[name]][:] = value
         loss = train_step(*batch)
         assert loss.shape == ()
-        assert float(loss) == pytest.approx(reference.step(target_weights, *batch), rel=1e-4)
+        expected = reference.step(target_weights, *batch)
+        assert float(loss) == pytest.approx(expected, rel=1e-3 if config.jit_compile else 1e-4)
         assert_same_change(model.get_weights(), reference)
-        norms.append(reference.norms)
+    if not settings:  # a variable is clipped beside one that is not
+        assert min(reference.norms) < 0.5 < 2 < max(reference.norms)
     for weight, before in zip(model_target.get_weights(), target_weights, strict=True):
         np.testing.assert_array_equal(weight, before)
-    return norms
 
 
 # --------------------------------------------------------------------------------------
@@ -626,8 +515,6 @@ def loop(tmp_path, capsys):
         if not real_update:
             pieces = {"make_train_step": make_train_step, "make_q_values": make_q_values} | pieces
         settings = {"max_frames": 100, "run_dir": str(tmp_path / "run"), **settings}
-        if "update_target_network" in settings:
-            settings.setdefault("log_every", settings["update_target_network"])
         pieces |= {"make_env": lambda config: env, "replay_buffer": RecordingReplay}
         record.run = train(Config(**settings), **pieces)
         record.running_reward = np.mean(record.run.values["episode_rewards"] or [0.0])
@@ -640,22 +527,16 @@ def loop(tmp_path, capsys):
     return run
 
 
-def endless(**settings):
+def endless():
     """A game without end that always shows the same frame, for long runs."""
     frame = numbered_frame(0)
-    return ScriptedEnv(draw=lambda number: frame, **settings)
-
-
-def test_updates_begin_at_frame_36_and_come_every_fourth_frame(loop):
-    record = loop(ScriptedEnv())
-    assert record.updates == list(range(36, 101, 4))
-    # Frame 36 draws from all that happened up to it: that is, from 36 transitions.
-    assert [len(batch[1]) for batch in record.batches] == [32] * len(record.updates)
+    return ScriptedEnv(draw=lambda number: frame)
 
 
 @pytest.mark.parametrize(
     ("settings", "first"),
     [
+        ({}, 36),
         ({"batch_size": 8}, 12),  # at frame 8 no more than a batch is stored
         ({"batch_size": 7}, 8),
         ({"batch_size": 8, "update_after_actions": 1}, 9),
@@ -663,8 +544,11 @@ def test_updates_begin_at_frame_36_and_come_every_fourth_frame(loop):
     ],
 )
 def test_the_first_update_needs_more_transitions_than_a_batch(loop, settings, first):
-    record = loop(ScriptedEnv(), max_frames=30, **settings)
-    assert record.updates == list(range(first, 31, settings.get("update_after_actions", 4)))
+    record = loop(ScriptedEnv(), max_frames=50, **settings)
+    assert record.updates == list(range(first, 51, settings.get("update_after_actions", 4)))
+    assert {len(batch[1]) for batch in record.batches} == {settings.get("batch_size", 32)}
+    adam = keras.optimizers.Adam(0.00025, clipnorm=1.0, name=record.optimizer.name)
+    assert record.optimizer.get_config() == adam.get_config()
 
 
 def test_every_step_is_stored_as_it_happened_and_the_newest_is_drawn_too(loop):
@@ -693,49 +577,26 @@ def test_the_target_is_random_until_the_first_copy_and_is_copied_at_multiples_on
         )
         networks_differ.append(not np.array_equal(*kernels))
 
-    record = loop(ScriptedEnv(), look, update_target_network=40, max_frames=130)
+    record = loop(ScriptedEnv(), look, update_target_network=40, log_every=60, max_frames=130)
     assert networks_differ == [True] * 40 + [False] * 90
     # The updates up to and with the frame of the copy: 36 and 40; to 80; to 120.
     assert marks == [0] * 40 + [2] * 40 + [12] * 40 + [22] * 10
-    assert [line.split(" | ")[0].split()[-1] for line in record.log] == ["40", "80", "120"]
+    assert [line.split(" | ")[0].split()[-1] for line in record.log] == ["60", "120"]
     assert [re.search(r"loss (\S+),", line)[1] for line in record.log] == [
-        "2.00000",  # the frame's own update comes before its log line
-        "12.00000",
+        "7.00000",  # the frame's own update comes before its log line
         "22.00000",
     ]
 
 
-def test_the_log_line_shows_the_state_before_the_frames_own_episode_end(loop):
-    life = [play()] * 9 + [play(reward=2.0, terminated=True)]
-    record = loop(ScriptedEnv(life), update_target_network=25, max_frames=75)
-    assert [line.split(" | ")[0] for line in record.log] == [
-        "running reward: 2.00 at episode 2, frame count 25",
-        "running reward: 2.00 at episode 4, frame count 50",  # the fifth ends at frame 50
-        "running reward: 2.00 at episode 7, frame count 75",
-    ]
-    assert record.run.values["episode_count"] == 7
-
-
-def test_the_running_reward_is_0_before_the_first_episode_ends(loop):
-    game = [play(reward=5.0), play(reward=5.0, terminated=True)]
-    record = loop(ScriptedEnv(game), update_target_network=1, max_frames=3)
-    assert [line.split(" | ")[0] for line in record.log] == [
-        "running reward: 0.00 at episode 0, frame count 1",
-        "running reward: 0.00 at episode 0, frame count 2",
-        "running reward: 10.00 at episode 1, frame count 3",
-    ]
-
-
-def test_the_running_reward_is_the_mean_of_the_last_100_episodes(loop):
-    games = [[play(reward=float(number), terminated=True)] for number in range(1, 261)]
-    record = loop(ScriptedEnv(*games), update_target_network=65, max_frames=260, solved_reward=1e9)
-    means = [np.mean(range(max(1, frame - 100), frame)) for frame in (65, 130, 195, 260)]
+def test_the_log_line_has_the_mean_of_the_last_100_episodes_before_the_frames_own_end(loop):
+    games = [[play(reward=float(number), terminated=True)] for number in range(1, 161)]
+    record = loop(ScriptedEnv(*games), log_every=1, max_frames=160, solved_reward=1e9)
+    means = [0.0, *(np.mean(range(max(1, frame - 100), frame)) for frame in range(2, 161))]
     assert [line.split(" | ")[0] for line in record.log] == [
         f"running reward: {mean:.2f} at episode {frame - 1}, frame count {frame}"
-        for mean, frame in zip(means, (65, 130, 195, 260), strict=True)
+        for frame, mean in enumerate(means, 1)
     ]
-    assert record.running_reward == np.mean(range(161, 261))
-    assert record.run.values["episode_count"] == 260
+    assert record.running_reward == np.mean(range(61, 161))
 
 
 def test_a_run_is_solved_when_the_running_reward_exceeds_40(loop):
@@ -752,16 +613,6 @@ def test_a_run_that_is_not_solved_ends_at_max_frames_without_the_unfinished_epis
     assert record.frames == record.run.values["frame_count"] == len(record.stored) == 11
     assert (record.run.values["episode_count"], record.running_reward) == (1, 3.0)
     assert not any(line.startswith("Solved") for line in record.lines)
-
-
-def test_an_episode_is_cut_off_after_9999_steps_by_default(loop):
-    episodes = []
-    env = endless()
-    original_reset = env.reset
-    env.reset = lambda **options: (episodes.append(len(env.calls)), original_reset(**options))[1]
-    record = loop(env, max_frames=20_000, update_after_actions=20_000)
-    assert episodes == [0, 1 + 9_999, 2 + 2 * 9_999]
-    assert record.run.values["episode_count"] == 2
 
 
 def test_a_cut_off_counts_but_is_no_terminal_and_does_not_restart_the_game(loop):
@@ -816,10 +667,12 @@ def test_a_game_that_ends_inside_a_reset_is_counted_and_played_no_further(loop):
 def test_the_score_of_games_is_unclipped_and_the_mean_of_the_last_100(loop):
     games = [[play(reward=float(number), terminated=True)] for number in range(1, 151)]
     env = gym.wrappers.TransformReward(RecordEpisodeStatistics(ScriptedEnv(*games)), np.sign)
-    record = loop(env, max_frames=150, update_target_network=150)
+    record = loop(env, max_frames=150, log_every=150)
     assert (record.game_count, record.game_score) == (150, np.mean(range(51, 151)))
     assert record.running_reward == 1.0
     assert f"game score {np.mean(range(50, 150)):.2f}" in record.log[0]
+    max_q = record.model(record.batches[-1][0]).numpy().max(axis=1)
+    assert f"mean max Q {max_q.mean():.3f}" in record.log[0]
 
 
 def test_actions_are_random_and_uniform_below_epsilon_random_frames(loop):
@@ -899,40 +752,16 @@ def test_the_result_and_the_run_folder_hold_the_trained_model(loop, tmp_path):
     assert saved.layers[-1].bias.numpy().tolist() == [2.0] * 4  # the two updates' marks
 
 
-def test_training_works_off_the_main_thread(loop):
-    records, failures = [], []
-
-    def work():
-        try:
-            records.append(loop(ScriptedEnv(), max_frames=40))
-        except BaseException as failure:
-            failures.append(failure)
-
-    thread = threading.Thread(target=work)
-    thread.start()
-    thread.join()
-    assert not failures
-    assert (records[0].run.values["frame_count"], records[0].updates) == (40, [36, 40])
-
-
-def test_training_on_scaled_frames_is_refused(loop):
-    env = wrap_deepmind(make_atari("BreakoutNoFrameskip-v4"), frame_stack=True, scale=True)
-    with pytest.raises(TypeError, match="uint8"):
-        loop(env, real_update=True)
-
-
 # --------------------------------------------------------------------------------------
 # The import
 
 
-def run_python(code, folder, **environment):
-    project = str(Path(train_breakout.__file__).parent)
-    environment = os.environ | {"PYTHONPATH": project} | environment
-    environment.pop("TF_CPP_MIN_LOG_LEVEL", None)  # the import here has set it
-    command = [sys.executable, "-c", code]
-    return subprocess.run(
-        command, cwd=folder, env=environment, capture_output=True, text=True, check=False
+def run_python(code, folder, **variables):
+    variables = (
+        environment() | {"PYTHONPATH": str(Path(train_breakout.__file__).parent)} | variables
     )
+    command = [sys.executable, "-c", code]
+    return subprocess.run(command, cwd=folder, env=variables, capture_output=True, text=True)
 
 
 @pytest.mark.slow
