@@ -1,9 +1,8 @@
 """What the tests share: an environment that plays a script, and statistics with numpy alone."""
 
 import os
-import shutil
+import re
 import signal
-import subprocess
 from types import SimpleNamespace
 
 # What is promised bit for bit is promised of the CPU. Set before TensorFlow is imported.
@@ -16,6 +15,8 @@ import train_breakout  # noqa: F401
 import gymnasium as gym
 import numpy as np
 import pytest
+
+from support.settings import flag
 
 # Under nohup it would be ignored, by what is tested as well.
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
@@ -33,17 +34,6 @@ def assert_uniform(draws, values):
     assert ((counts - expected) ** 2 / expected).sum() < CHI_SQUARE_999[values - 1]
 
 
-@pytest.fixture
-def screen():
-    """Opens a screen on which windows can be shown, and gives its name, as in DISPLAY."""
-    if not shutil.which("Xvfb"):
-        pytest.skip("Xvfb is not installed")
-    command = ["Xvfb", "-displayfd", "1", "-screen", "0", "800x600x24"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        yield f":{process.stdout.readline().strip()}"
-        process.terminate()
-
-
 def environment():
     """The environment of a user's shell, without what importing the trainer here has set."""
     unset = (
@@ -56,6 +46,32 @@ def environment():
         "SDL_FRAMEBUFFER_ACCELERATION",
     )
     return {name: value for name, value in os.environ.items() if name not in unset}
+
+
+def flags(**settings):
+    """The words of a command line that set these settings."""
+    return [word for name, value in settings.items() for word in (flag(name), str(value))]
+
+
+@pytest.fixture
+def refused(capsys):
+    """Runs a script with bad input, which it must refuse in a sentence before it does anything.
+
+    `refused(main, *words)` returns that sentence.
+    """
+
+    def refused(main, *words):
+        capsys.readouterr()
+        try:
+            status = main([str(word) for word in words])
+        except SystemExit as stop:
+            status = stop.code
+        printed = capsys.readouterr()
+        assert (status, printed.out, printed.err.count("\n")) == (2, "", 1), printed
+        assert re.match(r"\w+\.py: .{,1000}\n", printed.err)
+        return printed.err
+
+    return refused
 
 
 def play(reward=0.0, lives=None, terminated=False, truncated=False):
@@ -83,14 +99,13 @@ class ScriptedEnv(gym.Env):
     which they are shown. `calls` lists what was done: "reset" or the action.
     """
 
-    def __init__(self, *games, shape=(84, 84, 4), draw=None, lives=5, meanings=None):
+    def __init__(self, *games, shape=(84, 84, 4), draw=None, meanings=None):
         self.observation_space = gym.spaces.Box(0, 255, shape, np.uint8)
         self.meanings = meanings or ["NOOP", "FIRE", "RIGHT", "LEFT"]
         self.action_space = gym.spaces.Discrete(len(self.meanings))
         self.ale = SimpleNamespace(lives=lambda: self.lives)
         self.games = games or ([],)
         self.draw = draw or (lambda number: numbered_frame(number, shape))
-        self.full_lives = lives
         self.lives = 0
         self.running = False
         self.calls, self.seeds = [], []
@@ -113,7 +128,7 @@ class ScriptedEnv(gym.Env):
         game = self.games[min(self.resets, len(self.games) - 1)]
         self.calls.append("reset")
         self.script = iter(game)
-        self.lives, self.running = self.full_lives, True
+        self.lives, self.running = 5, True
         return self._show(), {}
 
     def step(self, action):

@@ -2,18 +2,14 @@
 
 import math
 import re
-import shutil
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 from conftest import environment
 
 from examples import cartpole
-
-ROOT = Path(__file__).resolve().parents[1]
 
 
 def scores(line):
@@ -35,24 +31,11 @@ def test_it_learns_to_balance_the_pole(tmp_path, monkeypatch, capsys):
 
 @pytest.mark.slow
 def test_it_runs_from_any_folder_and_writes_only_the_weights(tmp_path):
-    clone, here = tmp_path / "clone", tmp_path / "here"
-    here.mkdir()
-    for folder in ("examples", "support"):
-        shutil.copytree(ROOT / folder, clone / folder, ignore=shutil.ignore_patterns("__pycache__"))
-    for module in ROOT.glob("*.py"):
-        shutil.copy(module, clone)
-    before = set(tmp_path.rglob("*"))
-    run = subprocess.run(
-        [sys.executable, "../clone/examples/cartpole.py", "--steps", "50"],
-        cwd=here,
-        env={**environment(), "PYTHONDONTWRITEBYTECODE": "1"},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
+    command = [sys.executable, cartpole.__file__, "--steps", "50"]
+    run = subprocess.run(command, cwd=tmp_path, env=environment(), capture_output=True, text=True)
     assert (run.returncode, run.stderr) == (0, "")
     assert len(run.stdout.splitlines()) == 5  # with that about TensorFlow
-    assert set(tmp_path.rglob("*")) - before == {here / "cartpole.weights.h5"}
+    assert [path.name for path in tmp_path.iterdir()] == ["cartpole.weights.h5"]
 
 
 @pytest.mark.slow
@@ -72,48 +55,24 @@ def test_rendering_shows_it_before_and_after(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "flags",
-    [
-        "--steps 0",
-        "--steps many",
-        "--seed -1",
-        f"--seed {2**32}",
-        "--render rgb_array",
-        "--step 5",
-    ],
+    "flags", ["--steps 0", "--steps many", "--seed -1", f"--seed {2**32}", "--render x", "--step 5"]
 )
-def test_bad_flags_get_one_sentence(flags, tmp_path, monkeypatch, capsys):
+def test_bad_flags_get_one_sentence(flags, tmp_path, monkeypatch, refused):
     monkeypatch.chdir(tmp_path)
-    one_sentence(flags, capsys)
+    refused(cartpole.main, *flags.split())
 
 
-def one_sentence(flags, capsys):
-    try:
-        status = cartpole.main(flags.split())
-    except SystemExit as stop:
-        status = stop.code
-    out, err = capsys.readouterr()
-    assert (status, out, err.count("\n")) == (2, "", 1)
-    assert err.startswith("cartpole.py: ")
-    return err
-
-
-def test_weights_that_cannot_be_written_are_noticed_before_training(tmp_path, monkeypatch, capsys):
+def test_weights_that_cannot_be_written_are_noticed_before_training(tmp_path, monkeypatch, refused):
     monkeypatch.chdir(tmp_path)
     cartpole.WEIGHTS.mkdir()
-    assert "cannot be written" in one_sentence("--steps 50", capsys)
+    assert "cannot be written" in refused(cartpole.main, "--steps", "50")
 
 
-def test_a_window_that_cannot_be_opened_gets_one_sentence(tmp_path, monkeypatch, capsys):
+def test_a_window_needs_pygame(tmp_path, monkeypatch, refused):
     monkeypatch.chdir(tmp_path)
-    with monkeypatch.context() as patch:
-        patch.setenv("SDL_VIDEODRIVER", "dummy")
-        patch.setitem(sys.modules, "pygame", None)  # as if it were not installed
-        assert "pip install" in one_sentence("--render human", capsys)
-    if sys.platform == "linux":  # other systems need no DISPLAY
-        for name in ("DISPLAY", "WAYLAND_DISPLAY", "SDL_VIDEODRIVER"):
-            monkeypatch.delenv(name, raising=False)
-        assert "no screen" in one_sentence("--render human", capsys)
+    monkeypatch.setenv("SDL_VIDEODRIVER", "dummy")
+    monkeypatch.setitem(sys.modules, "pygame", None)  # as if it were not installed
+    assert "pip install" in refused(cartpole.main, "--render", "human")
 
 
 def test_boltzmann_policy_draws_by_q_value():

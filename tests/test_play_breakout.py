@@ -3,10 +3,8 @@
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import cv2
@@ -17,6 +15,7 @@ import pytest
 from conftest import environment
 
 import play_breakout as pb
+from support.models import find_model
 from train_breakout import create_q_model
 from wrappers import WarpFrame
 
@@ -230,20 +229,6 @@ def test_the_shipped_agent_plays_far_better_than_chance(tmp_path):
 # The command line
 
 
-def refusal(capsys, *words):
-    """Runs the command line, which must refuse in a sentence, and returns that sentence."""
-    try:
-        status = pb.main([str(word) for word in words])
-    except SystemExit as exit:
-        status = exit.code
-    assert status == 2
-    out, err = capsys.readouterr()
-    (sentence,) = err.splitlines()
-    assert sentence.startswith("play_breakout.py: ")
-    assert "game 1" not in out  # before any play
-    return sentence
-
-
 def player(*words, **options):
     command = [sys.executable, pb.__file__, *map(str, words)]
     return subprocess.run(command, capture_output=True, text=True, timeout=300, **options)
@@ -274,7 +259,9 @@ def test_it_plays_a_run_in_a_process_of_its_own_as_in_this_one(run_folder, tmp_p
     assert (run.returncode, run.stderr) == (0, "")
     results = json.loads((tmp_path / "out.json").read_text())
     note, title, first, *_, last = run.stdout.splitlines()[1:]
-    assert note == "There is no best.keras yet, it takes 100 games: model.keras plays."
+    assert (
+        note == "There is no best.keras yet (100 games after the random frames): model.keras plays."
+    )
     assert title == f"{run_folder}/model.keras plays BreakoutNoFrameskip-v4"
     assert first.startswith(f"game 1: score {results['scores'][0]:g}, ")
     assert "each life served as in training" in run.stdout
@@ -341,23 +328,22 @@ def test_a_film_that_starts_after_the_game_is_refused(tmp_path, capsys):
     assert os.listdir(tmp_path) == ["game.gif"]
 
 
-@pytest.mark.slow
-def test_an_interrupt_while_tensorflow_starts_is_quiet():
-    command = [sys.executable, pb.__file__, "--random", "--episodes", "1000000"]
-    pipe = subprocess.PIPE
-    with subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True) as process:
-        assert process.stdout.readline() == "Starting TensorFlow ...\n"
-        time.sleep(1)
-        process.send_signal(signal.SIGINT)
-        _, err = process.communicate(timeout=60)
-    assert (process.returncode, err) == (130, "")
-
-
-def test_a_window_needs_a_screen(monkeypatch, capsys):
+def test_a_window_needs_a_screen(monkeypatch, refused):
     for name in ("DISPLAY", "WAYLAND_DISPLAY", "SDL_VIDEODRIVER"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(sys, "platform", "linux")
-    assert "no screen" in refusal(capsys, "--random", "--render", "human")
+    assert "no screen" in refused(pb.main, "--random", "--render", "human")
+
+
+@pytest.fixture
+def screen():
+    """Opens a screen on which windows can be shown, and gives its name, as in DISPLAY."""
+    if not shutil.which("Xvfb"):
+        pytest.skip("Xvfb is not installed")
+    command = ["Xvfb", "-displayfd", "1", "-screen", "0", "800x600x24"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        yield f":{process.stdout.readline().strip()}"
+        process.terminate()
 
 
 @pytest.mark.slow
@@ -400,7 +386,6 @@ def test_a_screen_that_cannot_be_reached_is_a_sentence():
         (("--random", "--json", "x" * 300), "cannot be written"),
         (("--random", "--json", "a.gif", "--video", "a.gif"), "both the film and the figures"),
         (("--random", "--env-id", "Breakout-v4"), "NoFrameskip"),
-        (("--random", "--env-id", "NoSuchNoFrameskip-v4"), "no game"),
         (("x" * 300,), "no model"),
         (("no_run",), "no config.json"),
         (("model.h5",), "a .keras file"),
@@ -414,9 +399,9 @@ def test_a_screen_that_cannot_be_reached_is_a_sentence():
         (("sick.keras",), "not finite"),
     ],
 )
-def test_bad_input_is_refused_in_a_sentence(words, part, files, capsys):
+def test_bad_input_is_refused_in_a_sentence(words, part, files, refused):
     before = sorted(os.listdir(files))
-    assert part in refusal(capsys, *words)
+    assert part in refused(pb.main, *words)
     assert sorted(os.listdir(files)) == before  # nothing written, and no code of a model run
 
 
@@ -462,35 +447,42 @@ def files(bad_files, monkeypatch):
     return bad_files
 
 
-def test_which_model_a_run_folder_means(tmp_path, capsys):
-    config = {"format": 2, "settings": {"env_id": "PongNoFrameskip-v4"}, "sessions": []}
-    (tmp_path / "config.json").write_text(json.dumps(config))
-    best, latest = tmp_path / "best.keras", tmp_path / "model.keras"
-    pong = "PongNoFrameskip-v4"
-    assert "no model yet" in refusal(capsys, tmp_path)
+@pytest.fixture
+def pong(tmp_path):
+    """The folder of a run of Pong, and its settings."""
+    settings = {"env_id": "PongNoFrameskip-v4"}
+    (tmp_path / "run" / "snapshots").mkdir(parents=True)
+    config = {"format": 2, "settings": settings, "sessions": []}
+    (tmp_path / "run" / "config.json").write_text(json.dumps(config))
+    return tmp_path / "run", settings
+
+
+def test_which_model_a_run_folder_means(pong, refused, capsys):
+    folder, settings = pong
+    best, latest = folder / "best.keras", folder / "model.keras"
+    assert "no model yet" in refused(pb.main, folder)
     latest.touch()
-    assert pb.find_model(tmp_path, "latest") == (latest, pong)
+    assert find_model(folder, "latest") == (latest, settings)
     assert capsys.readouterr().out == ""
-    assert pb.find_model(tmp_path, "best") == (latest, pong)
+    assert find_model(folder, "best") == (latest, settings)
     assert "no best.keras yet" in capsys.readouterr().out
     best.touch()
-    assert pb.find_model(tmp_path, "best") == (best, pong)
-    assert pb.find_model(tmp_path, "latest") == (latest, pong)
+    assert find_model(folder, "best") == (best, settings)
+    assert find_model(folder, "latest") == (latest, settings)
     assert capsys.readouterr().out == ""
     latest.unlink()
-    assert "leave out --model latest" in refusal(capsys, tmp_path, "--model", "latest")
-    assert f"plays {pong}" in refusal(capsys, tmp_path, "--env-id", pb.BREAKOUT)
+    assert "leave out --model latest" in refused(pb.main, folder, "--model", "latest")
+    assert "plays PongNoFrameskip-v4" in refused(pb.main, folder, "--env-id", pb.BREAKOUT)
 
 
-def test_a_model_file_of_a_run_plays_the_game_of_the_run(tmp_path):
-    config = {"format": 2, "settings": {"env_id": "PongNoFrameskip-v4"}, "sessions": []}
-    (tmp_path / "run" / "snapshots").mkdir(parents=True)
-    (tmp_path / "run" / "config.json").write_text(json.dumps(config))
-    for name in ("run/best.keras", "run/snapshots/001000000.keras"):
-        (tmp_path / name).touch()
-        assert pb.find_model(tmp_path / name, "best") == (tmp_path / name, "PongNoFrameskip-v4")
-    (tmp_path / "alone.keras").touch()
-    assert pb.find_model(tmp_path / "alone.keras", "best") == (tmp_path / "alone.keras", None)
+def test_a_model_file_of_a_run_plays_the_game_of_the_run(pong):
+    folder, settings = pong
+    for path in (folder / "best.keras", folder / "snapshots" / "001000000.keras"):
+        path.touch()
+        assert find_model(path, "best") == (path, settings)
+    alone = folder.parent / "alone.keras"
+    alone.touch()
+    assert find_model(alone, "best") == (alone, None)
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="there is no /dev/full")

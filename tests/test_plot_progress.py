@@ -82,8 +82,8 @@ def test_a_number_added_to_the_log_has_a_panel_wherever_it_stands(tmp_path):
 
 
 def test_seeds_are_a_mean_and_a_band_as_far_as_all_have_come(tmp_path):
-    a = make_run(tmp_path / "a", ["", 1, 6, 9], render="human", max_frames=5)
-    b = make_run(tmp_path / "b", [1, 3, 2], seed=2, video_every=3)
+    a = make_run(tmp_path / "a", ["", 1, 6, 9], max_frames=5)
+    b = make_run(tmp_path / "b", [1, 3, 2], seed=2, solved_reward=3)
     c = make_run(tmp_path / "c", [1, 1, 1, 1], gamma=0.9)
     figure = draw(a, c, b)
     mean = "gamma 0.99: mean of 2 seeds (band: min to max)"
@@ -195,21 +195,6 @@ def test_a_row_that_is_being_written_is_passed_over(tmp_path, monkeypatch, capsy
     assert capsys.readouterr().err == ""
 
 
-def refusal(capsys, *words):
-    """Runs the command line, which must refuse in a sentence, and returns that sentence."""
-    try:
-        status = pp.main([str(word) for word in words])
-    except SystemExit as exit:
-        status = exit.code
-    assert status == 2
-    out, err = capsys.readouterr()
-    (sentence,) = err.splitlines()
-    assert sentence.startswith("plot_progress.py: ")
-    assert len(sentence) < 1000
-    assert out == ""
-    return sentence
-
-
 @pytest.mark.parametrize(
     ("csv", "part"),
     [
@@ -231,42 +216,42 @@ def refusal(capsys, *words):
         (f"{HEADER}\n{row('9' * 400, 1)}\n", "not finite"),
     ],
 )
-def test_a_damaged_csv(csv, part, tmp_path, capsys):
+def test_a_damaged_csv(csv, part, tmp_path, refused):
     run = make_run(tmp_path / "run", [1])
     (run / "progress.csv").write_bytes(csv if isinstance(csv, bytes) else csv.encode())
-    sentence = refusal(capsys, run, "--output", tmp_path / "curve.png")
+    sentence = refused(pp.main, run, "--output", tmp_path / "curve.png")
     assert "progress.csv" in sentence
     assert part in sentence
     assert not (tmp_path / "curve.png").exists()
 
 
-def test_what_is_no_run(tmp_path, capsys):
-    assert "RUN" in refusal(capsys)
-    assert "no config.json" in refusal(capsys, tmp_path / "none")
-    assert "File name too long" in refusal(capsys, "x" * 300)
+def test_what_is_no_run(tmp_path, refused):
+    assert "RUN" in refused(pp.main)
+    assert "no config.json" in refused(pp.main, tmp_path / "none")
+    assert "File name too long" in refused(pp.main, "x" * 300)
     run = make_run(tmp_path / "run", [1])
     (run / "progress.csv").unlink()
-    assert "progress.csv" in refusal(capsys, run)
+    assert "progress.csv" in refused(pp.main, run)
     for text in ("{", "[]", "{}", '{"settings": 1}', "[" * 100_000):
         (run / "config.json").write_text(text)
-        assert "config.json cannot be read" in refusal(capsys, run)
+        assert "config.json cannot be read" in refused(pp.main, run)
 
 
-def test_an_unwritable_output(tmp_path, capsys):
+def test_an_unwritable_output(tmp_path, refused):
     run = make_run(tmp_path / "run", [1])
-    assert "No such file" in refusal(capsys, run, "--output", tmp_path / "no" / "curve.png")
-    assert "directory" in refusal(capsys, run, "--output", tmp_path)
-    assert "not supported" in refusal(capsys, run, "--output", tmp_path / "curve.xyz")
+    assert "No such file" in refused(pp.main, run, "--output", tmp_path / "no" / "curve.png")
+    assert "directory" in refused(pp.main, run, "--output", tmp_path)
+    assert "not supported" in refused(pp.main, run, "--output", tmp_path / "curve.xyz")
 
 
-def test_a_run_given_twice(tmp_path, capsys):
+def test_a_run_given_twice(tmp_path, refused):
     run = make_run(tmp_path / "run", [1])
-    assert "more than once" in refusal(capsys, run, run / ".." / "run")
+    assert "more than once" in refused(pp.main, run, run / ".." / "run")
 
 
-def test_without_matplotlib_it_says_how_to_install_it(tmp_path, capsys, monkeypatch):
+def test_without_matplotlib_it_says_how_to_install_it(tmp_path, refused, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    assert "pip install matplotlib" in refusal(capsys, make_run(tmp_path / "run", [1]))
+    assert "pip install matplotlib" in refused(pp.main, make_run(tmp_path / "run", [1]))
 
 
 def test_ctrl_c_is_no_traceback(tmp_path, monkeypatch):
