@@ -118,17 +118,6 @@ def free_memory():
     return int(kilobytes) * 1024 if kilobytes else float("inf")  # where unknown
 
 
-def needed_memory(loops):
-    return sum(PROCESS_BYTES + LOOPS[name][1] * replay for name, replay in loops)
-
-
-def fit_textbook(loops, free):
-    """Returns the loops with a smaller replay for the textbook's, if memory lacks."""
-    left = free - needed_memory((name, replay * (name != "textbook")) for name, replay in loops)
-    most = max(1_000, left // LOOPS["textbook"][1])
-    return [(name, min(n, most) if name == "textbook" else n) for name, n in loops]
-
-
 def machine():
     """Returns on what and with what is measured: a dict for JSON."""
     gpu = ""
@@ -162,9 +151,8 @@ def main(argv=None):
     pairs = [loop.partition(":") for loop in args.loops]
     loops = [(name, int(length or args.replay)) for name, _, length in pairs]
     free = free_memory()
-    if "textbook" in args.loops:
-        loops = fit_textbook(loops, free)
-    if (needed := needed_memory(loops)) > free:
+    needed = sum(PROCESS_BYTES + LOOPS[name][1] * replay for name, replay in loops)
+    if needed > free:
         parser.error(
             f"the loops need {needed / 1e9:.1f} GB of memory, and {free / 1e9:.1f} GB are free: "
             "use fewer --loops or a smaller --replay."

@@ -1,16 +1,16 @@
 """The README and docs/: every command and link names what is there."""
 
 import re
+import runpy
 import subprocess
 import sys
 from pathlib import Path
 
 import cv2
 import pytest
-from conftest import environment
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = [ROOT / "README.md", *sorted(ROOT.glob("docs/*.md")), *sorted(ROOT.glob("*/README.md"))]
+PAGES = [ROOT / "README.md", *sorted(ROOT.glob("docs/*.md")), *sorted(ROOT.glob("[!.]*/README.md"))]
 PAGES += sorted(ROOT.glob("results/*/README.md"))
 
 
@@ -31,23 +31,25 @@ def test_there_are_commands_to_check():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("script", sorted(commands()))
-def test_a_command_names_a_script_and_flags_that_exist(script):
-    command = [sys.executable, ROOT / script, "--help"]
-    run = subprocess.run(command, env=environment(), capture_output=True, text=True)
-    assert run.returncode == 0, run.stderr
-    # `checkpoint` and the like are a script's own subcommands.
-    help_text = run.stdout
-    for name in re.findall(r"\{([\w,]+)\}", help_text)[:1]:
-        for sub in name.split(","):
-            part = subprocess.run(
-                [sys.executable, ROOT / script, sub, "--help"],
-                env=environment(),
-                capture_output=True,
-                text=True,
-            )
-            help_text += part.stdout
+def test_a_command_names_a_script_and_flags_that_exist(script, monkeypatch, capsys):
+    def help_of(*words):
+        monkeypatch.setattr(sys, "argv", [script, *words, "--help"])
+        with pytest.raises(SystemExit) as stop:
+            runpy.run_path(ROOT / script, run_name="__main__")
+        assert stop.value.code == 0
+        return capsys.readouterr().out
+
+    text = help_of()
+    for names in re.findall(r"\{([\w,]+)\}", text)[:1]:  # a script's own subcommands
+        text += "".join(map(help_of, names.split(",")))
     for flag in commands()[script]:
-        assert re.search(rf"{flag}\b", help_text), flag
+        assert re.search(rf"{flag}\b", text), flag
+
+
+def test_nothing_in_support_uses_the_scripts():
+    scripts = "train_breakout|play_breakout|plot_progress|examples|benchmarks"
+    for path in ROOT.glob("support/*.py"):
+        assert not re.search(rf"^\s*(import|from) ({scripts})\b", path.read_text(), re.M), path
 
 
 def test_git_ignores_what_the_commands_write():
@@ -75,8 +77,8 @@ def test_links_and_files_exist(page):
         r"`((?:support|examples|benchmarks|tests|docs|results)/[\w./-]*)`", text
     ):
         assert (ROOT / path).exists(), path
+    folders = ("", "support/", "examples/", "benchmarks/")
+    scripts = "".join(path.read_text() for name in folders for path in ROOT.glob(f"{name}*.py"))
     for flag in re.findall(r"`(--[a-z-]+)", text):  # in prose
-        sources = [*ROOT.glob("*.py"), *ROOT.glob("*/*.py")]
-        name = flag.removeprefix("--").removeprefix("no-")
-        names = (flag, name.replace("-", "_"))
-        assert any(n in source.read_text() for source in sources for n in names), flag
+        setting = flag.removeprefix("--").replace("-", "_")
+        assert re.search(rf'"{flag}"|^    {setting}: .*setting\(', scripts, re.M), flag
