@@ -103,7 +103,7 @@ class Config(Settings):
     run_dir: str = setting("", "folder of the run (default: a new one under runs/)")
     log_every: int = setting(10_000, "frames between log lines", ge=1)
     checkpoint_minutes: float = setting(5.0, "minutes between checkpoints", ge=0)
-    jit_compile: bool = setting(False, "compile with XLA also the update, and a GPU's actions")
+    jit_compile: bool = setting(False, "compile the update, and a GPU's actions too, with XLA")
 
 
 def create_q_model(num_actions=4):

@@ -223,7 +223,9 @@ def make_atari(env_id, render_mode=None):
         games = [known.split("NoFr")[0] for known in ids]
         nearest = difflib.get_close_matches(game, games, n=1, cutoff=0.7)
         use = f"{nearest[0] if nearest else 'an id such as Breakout'}NoFrameskip-v4"
-        raise UsageError(f"No Atari game without frame skip has the id {env_id!r}: use {use}.")
+        raise UsageError(
+            f"No Atari game without frame skip and sticky actions has the id {env_id!r}: use {use}."
+        )
     try:
         # "ram" is the cheapest: screens come from MaxAndSkipEnv, which fetches only those it shows.
         env = gym.make(env_id, obs_type="ram", render_mode=render_mode, disable_env_checker=True)
