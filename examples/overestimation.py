@@ -22,6 +22,7 @@ an excess is no error: `--epsilon 0.01` leaves less of it.
 """
 
 import argparse
+import csv
 import itertools
 import sys
 from pathlib import Path
@@ -122,13 +123,13 @@ def measure(path, settings, args):
         f"{path} plays {config.env_id}: gamma {config.gamma:g}, "
         f"terminal value {config.terminal_value}"
     )
-    scores, games = [], []
+    played, games = [], []
     for number in range(1, args.episodes + 1):
         moments = pb.play_game(env, game, greedy, args.epsilon, args.seed, number)
         expected, rewards, lost = map(np.array, zip(*steps_of(moments, q_values), strict=True))
         got = discounted_returns(rewards, lost, config.gamma, config.terminal_value)
         seen = np.isfinite(got)
-        scores.append(game.score)
+        played.append((game.score, game.emulator_frames, game.at_limit))
         line = f"game {number}: score {game.score:g}"
         if seen.any():
             games.append((expected[seen], got[seen], (expected - got)[seen]))
@@ -141,8 +142,8 @@ def measure(path, settings, args):
         raise UsageError("Fewer than two games can be used: give more --episodes.")
 
     row = {"frame": int(path.stem) if path.stem.isdecimal() else path.stem}
-    row |= {"mean": np.mean(scores), "std": np.std(scores)}
-    row |= {"median": np.median(scores), "best": max(scores)}
+    scores = pb.summarise(played, {"env_id": config.env_id})
+    row |= {name: scores[name] for name in ("mean", "std", "median", "best")}
     names = {"expected": "expected", "got": "got", "excess": "too much by"}
     text = []
     for (name, words), column in zip(names.items(), zip(*games, strict=True), strict=True):
@@ -159,10 +160,11 @@ def measure(path, settings, args):
 def write_csv(path, rows):
     """Writes what `measure` returned for each network. Raises UsageError."""
     try:
-        with open(path, "w") as file:
-            print(*rows[0], sep=",", file=file)
+        with open(path, "w", newline="") as file:
+            writer = csv.writer(file, lineterminator="\n")
+            writer.writerow(rows[0])
             for frame, *figures in map(dict.values, rows):
-                print(frame, *(f"{figure:.6g}" for figure in figures), sep=",", file=file)
+                writer.writerow([frame, *(f"{figure:.6g}" for figure in figures)])
     except OSError as error:
         raise unwritable(path, error) from None
 

@@ -3,13 +3,14 @@
 import os
 import re
 import signal
+from pathlib import Path
 from types import SimpleNamespace
 
 # What is promised bit for bit is promised of the CPU. Set before TensorFlow is imported.
 os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
 
 # First, since it chooses the kernels: all tests compute with the same.
-import train_breakout  # noqa: F401
+import train_breakout
 
 # isort: split
 import gymnasium as gym
@@ -20,6 +21,8 @@ from support.settings import flag
 
 # Under nohup it would be ignored, by what is tested as well.
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+SHIPPED = Path(train_breakout.__file__).parent / "results" / "keras-defaults-seed42"
 
 # 99.9 % points of the chi-square distribution by degrees of freedom (NIST/SEMATECH
 # e-Handbook of Statistical Methods, table 1.3.6.7.4).
@@ -51,6 +54,11 @@ def environment():
 def flags(**settings):
     """The words of a command line that set these settings."""
     return [word for name, value in settings.items() for word in (flag(name), str(value))]
+
+
+def without_times(path):
+    """The lines of a log.txt, but for speed and time left."""
+    return [re.sub(r", \d+ frames/s.*", "", line) for line in path.read_text().splitlines()]
 
 
 @pytest.fixture

@@ -3,18 +3,16 @@
 import json
 import re
 import shutil
-from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import SHIPPED
 
 import play_breakout as pb
 from examples import overestimation
 from support.models import load_q_model
 from train_breakout import Config, create_q_model, make_q_values
 from wrappers import make_atari, wrap_deepmind
-
-SHIPPED = Path(pb.__file__).parent / "results" / "keras-defaults-seed42"
 
 
 @pytest.fixture(scope="module")

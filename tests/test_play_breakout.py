@@ -5,21 +5,19 @@ import os
 import shutil
 import subprocess
 import sys
-from pathlib import Path
 
 import cv2
 import gymnasium as gym
 import keras
 import numpy as np
 import pytest
-from conftest import environment
+from conftest import SHIPPED, environment
 
 import play_breakout as pb
 from support.models import find_model
 from train_breakout import create_q_model
 from wrappers import WarpFrame
 
-SHIPPED = Path(pb.__file__).parent / "results" / "keras-defaults-seed42"
 NOOP, FIRE, RIGHT, LEFT = range(4)
 
 

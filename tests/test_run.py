@@ -27,7 +27,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from conftest import flags
+from conftest import flags, without_times
 
 import train_breakout as tb
 from support import console, run_log, signals
@@ -92,10 +92,6 @@ def resume(folder, **settings):
 
 # --------------------------------------------------------------------------------------
 # What is compared
-
-
-def without_times(path):
-    return [re.sub(r", \d+ frames/s.*", "", line) for line in path.read_text().splitlines()]
 
 
 def outcome(run):
