@@ -10,16 +10,15 @@ the emulator. An *episode* is one life. A *state* is the last four screens, grey
 alone does not show where the ball is going. Rewards are clipped to -1, 0 or 1.
 
 Q-values. Q(s, a) is the return to expect after action a in state s: the rewards to come,
-each discounted by `gamma` a step, if one acts well from then on. An agent that knows Q acts
-well by taking the action of the largest Q. And Q can be learned from single steps, because
-on average its values must agree from one step to the next (Bellman's equation, for one
-observed step):
+each discounted by `gamma` a step, if one acts as well as possible from then on. An agent that
+knows Q does so by taking the action of the largest Q. And Q can be learned from single steps,
+because on average its values must agree from one step to the next (Bellman's equation, for
+one observed step):
 
     Q(s, a) = reward + gamma * max over a' of Q(next state, a')
 
 After the last step of an episode no state follows, and the second term is dropped. (The
-tutorial that this script takes after sets the whole right side to -1 there:
-`terminal_value`.)
+tutorial that this script follows sets the whole right side to -1 there: `terminal_value`.)
 
 Q-learning (Watkins and Dayan 1992) moves the left side towards the right side, again and
 again. It learns *off-policy*: the equation holds for any step whatever made the agent take
@@ -36,7 +35,7 @@ million frames, and greedily otherwise (*epsilon-greedy*). In the first 50 000 f
 action is random; learning begins at once.
 
 What to expect. The paper (Mnih et al. 2015) trained on 50 million frames for each game,
-about 38 days of play. This script takes after the Keras tutorial on it, where good play is
+about 38 days of play. This script follows the Keras tutorial on it, where good play is
 expected at about 10 million frames. Nothing seems to happen for hundreds of thousands of
 them: epsilon falls only slowly, and one random action at the wrong moment costs a life. The
 log line has two scores. `running reward` is the tutorial's: clipped rewards per life. `game
@@ -79,7 +78,7 @@ class Config(Settings):
         UsageError: a value makes no sense; the message names the field.
     """
 
-    # The algorithm. Names and values are the tutorial's, and most are the paper's.
+    # The algorithm. Names and values are the tutorial's (all but `max_frames`), most the paper's.
     seed: int = setting(42, "seeds NumPy, TensorFlow and the environment", ge=0, le=2**32 - 1)
     gamma: float = setting(0.99, "discount factor of future rewards", ge=0, le=1)
     epsilon_max: float = setting(1.0, "exploration rate at the first frame", ge=0, le=1)
@@ -277,7 +276,8 @@ def train(
         resume: continue the run in `config.run_dir`, or the newest one, from its last
             checkpoint. `config` must be that run's, but for the settings that may change.
         make_env, ...: pieces of one's own in place of those above, called and returning alike.
-            An environment needs Gymnasium's RecordEpisodeStatistics in it.
+            An environment needs Gymnasium's RecordEpisodeStatistics in it. Checkpoints save the
+            five lists of a ReplayBuffer: a replay of one's own derives from it.
 
     Returns:
         The Run: its `model`, its `folder`, and the last `values` of what is counted below.
@@ -285,7 +285,7 @@ def train(
     Raises:
         UsageError: the game or the run folder cannot be used as asked.
         SickRunError: the loss or a weight is no longer finite, or the run folder is gone.
-        KeyboardInterrupt: interrupted once more while the first interrupt was being obeyed.
+        KeyboardInterrupt: a second Ctrl-C, before the first one was obeyed.
     """
     with make_env(config) as env, Run(config, resume) as run:
         keras.utils.set_random_seed(config.seed)
@@ -348,8 +348,8 @@ def train(
             if frame_count % config.update_target_network == 0:
                 model_target.set_weights(model.get_weights())
 
-            # Say how it goes. Whatever is handed over is a column of progress.csv and a curve
-            # of the plot; what the text names is in the line.
+            # Say how it goes. Whatever is handed over is a column of progress.csv, and a new one
+            # a panel of the plot; what the text names is in the line.
             if frame_count % config.log_every == 0:
                 expected = None if loss is None else tf.reduce_max(model(batch_states), axis=1)
                 run.log(

@@ -183,7 +183,7 @@ class ClipRewardEnv(gym.RewardWrapper):
 
 
 class FrameStack(gym.Wrapper):
-    """Observes the last `k` frames as `LazyFrames`, oldest first; a reset fills all with one."""
+    """Observes the last `k` frames as `LazyFrames`, oldest first; a reset repeats its frame."""
 
     def __init__(self, env, k):
         super().__init__(env)
@@ -215,7 +215,7 @@ def make_atari(env_id, render_mode=None):
         An environment with uint8 `(210, 160, 3)` observations and unclipped rewards.
 
     Raises:
-        UsageError: `env_id` is no such id of an installed game, or `render_mode` is another.
+        UsageError: `env_id` is no such id of an installed game, or `render_mode` is unknown.
     """
     ids = [known for known in gym.registry if known.endswith("NoFrameskip-v4")]
     if env_id not in ids:
