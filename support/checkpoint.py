@@ -76,7 +76,7 @@ class Checkpoints:
                 {str(i): np.asarray(v.numpy()) for i, v in enumerate(self.variables)}
             ),
             "env": pack(get_env_state(self.env)),
-            **self.encode_replay(),
+            **self._encode_replay(),
         }
         state = {
             "number": self.number + 1,
@@ -88,15 +88,22 @@ class Checkpoints:
         }
         content = json.dumps(state).encode()
         target = next(f for f in map(self.folder.joinpath, FILES) if f != self.latest)
-        with open_database(target) as database, database:  # commits, or rolls back
-            database.execute("BEGIN")
-            database.execute("CREATE TABLE IF NOT EXISTS part (name PRIMARY KEY, digest, data)")
-            held = set(database.execute("SELECT name, digest FROM part"))
-            wanted = set(state["parts"].items())
-            database.executemany("DELETE FROM part WHERE (name, digest) = (?, ?)", held - wanted)
-            rows = [(name, sha, parts[name]) for name, sha in wanted - held]
-            rows.append(("state", digest(content), content))
-            database.executemany("INSERT INTO part VALUES (?, ?, ?)", rows)
+        try:
+            with open_database(target) as database, database:  # commits, or rolls back
+                database.execute("BEGIN")
+                database.execute("CREATE TABLE IF NOT EXISTS part (name PRIMARY KEY, digest, data)")
+                held = database.execute("SELECT name, digest FROM part").fetchall()
+                wanted = state["parts"].items()
+                dropped = [row for row in held if row not in wanted]
+                database.executemany("DELETE FROM part WHERE (name, digest) = (?, ?)", dropped)
+                rows = [(*row, parts[row[0]]) for row in wanted if row not in held]
+                rows.append(("state", digest(content), content))
+                database.executemany("INSERT INTO part VALUES (?, ?, ?)", rows)
+        except sqlite3.OperationalError:  # a full disk, say
+            raise
+        except sqlite3.DatabaseError:  # the older one is damaged: the next attempt begins anew
+            target.unlink()
+            raise
         self.number, self.latest = self.number + 1, target
 
     def load(self):
@@ -171,11 +178,8 @@ class Checkpoints:
                 self._segments[name] = data
         return unpack(parts["values"])
 
-    def encode_replay(self):
-        """Encodes what is new in the replay. Returns all its segments: dict of name to bytes.
-
-        Called at every SEGMENT transitions, it leaves little for `save` to do.
-        """
+    def _encode_replay(self):
+        """Returns the segments of the replay, of which the new ones are encoded: dict to bytes."""
         replay = self.replay
         oldest = replay.added - len(replay)
         segments = {}

@@ -9,7 +9,7 @@ import time
 
 import numpy as np
 
-from support.checkpoint import SEGMENT, Checkpoints
+from support.checkpoint import Checkpoints
 from support.console import FrameCounter, SickRunError, UsageError, say, script_path, warn
 from support.device import describe_device, require_memory
 from support.files import replacing
@@ -19,15 +19,10 @@ from support.signals import StopSignals
 from support.state import can_be_saved
 
 TRANSITION_BYTES = 7_600  # a frame of 84 * 84 bytes, and the objects that hold it
-# A checkpoint waits for at least this many times the seconds that the last one took.
-# It bounds the cost at 2 % of the run, for large replays and slow disks.
-CHECKPOINT_REST = 50
-# But no longer than this: one that took long may have been held up, by a stalled disk say.
-LONGEST_REST = 1_800.0  # seconds
 
 
 class Run:
-    """A run in its folder: what the training loop calls to log, to save, and to be stopped.
+    """A run in its folder.
 
     `with run:` holds the folder's lock and handles the signals. In it, `start` comes first.
 
@@ -111,7 +106,7 @@ class Run:
         )
         self._try("the log", self._log.write)
         if loaded:
-            self._plan_checkpoint(0.0)
+            self._plan_checkpoint()
         else:
             self._checkpoint_time = 0.0  # after the first frame: from then on there is one
             self._save_model("snapshots/000000000.keras")
@@ -184,8 +179,6 @@ class Run:
         if frame_count == 250_000 or frame_count % 1_000_000 == 0:
             self._require_health(frame_count, values["loss"])
             self._save_model(f"snapshots/{frame_count:09d}.keras")
-        if frame_count % SEGMENT == 0 and self._checkpoints:
-            self._try("the encoded replay", self._checkpoints.encode_replay)
         if self.checkpoint_is_due():
             self.checkpoint()
         self._counter.show(frame_count)
@@ -215,11 +208,8 @@ class Run:
             say(f"Stopped at frame {frame_count}.")
         elif not complete:
             words = ["python", script_path(), "--resume", "--run-dir", str(self.folder)]
-            command = shlex.join(words)
-            way = f"Go on with: {command}"
-            if "the checkpoint" in self.unsaved:
-                way = f"Go on from the last checkpoint with: {command}"
-            say(f"Stopped at frame {frame_count}. {way}")
+            since = " from the last checkpoint" if "the checkpoint" in self.unsaved else ""
+            say(f"Stopped at frame {frame_count}. Go on{since} with: {shlex.join(words)}")
 
     # ----------------------------------------------------------------------------------
     # Saving
@@ -227,20 +217,13 @@ class Run:
     def checkpoint_is_due(self):
         return time.monotonic() >= self._checkpoint_time
 
-    def _plan_checkpoint(self, seconds_taken):
-        rest = min(CHECKPOINT_REST * seconds_taken, LONGEST_REST)
-        rest = max(60 * self.config.checkpoint_minutes, rest)
-        self._checkpoint_time = time.monotonic() + rest
+    def _plan_checkpoint(self):
+        self._checkpoint_time = time.monotonic() + 60 * self.config.checkpoint_minutes
 
     def checkpoint(self):
         """Saves the model, and all that the run needs to go on; warns if it can't."""
-        started = time.monotonic()
         self._require_health(self.values["frame_count"], self.values["loss"])
-        # The model first, so that it is never older than the checkpoint. Only the very first time
-        # after it: a folder with a model and no checkpoint is one whose checkpoints were lost.
-        begins = self._checkpoints and not self._checkpoints.latest
-        if not begins:
-            self._save_model("model.keras")
+        self._save_model("model.keras")  # first, so that it is never older than the checkpoint
         if self._checkpoints:
             record = {
                 "log": self._log.record(),
@@ -248,12 +231,10 @@ class Run:
                 "random_games": self._random_games,
             }
             self._try("the checkpoint", lambda: self._checkpoints.save(self.values, record))
-        if begins:
-            self._save_model("model.keras")
         if "config.json" in self.unsaved:
             self._try("config.json", self._folder.write_config)
         self._try("the log", self._log.write)
-        self._plan_checkpoint(time.monotonic() - started)
+        self._plan_checkpoint()
 
     def _require_health(self, frame_count, loss):
         sick = None

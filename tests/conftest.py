@@ -3,6 +3,8 @@
 import os
 import re
 import signal
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -17,12 +19,13 @@ import gymnasium as gym
 import numpy as np
 import pytest
 
-from support.settings import flag
+from support.settings import field_type, flag
 
 # Under nohup it would be ignored, by what is tested as well.
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
-SHIPPED = Path(train_breakout.__file__).parent / "results" / "keras-defaults-seed42"
+PROJECT = Path(train_breakout.__file__).parent
+SHIPPED = PROJECT / "results" / "keras-defaults-seed42"
 
 # 99.9 % points of the chi-square distribution by degrees of freedom (NIST/SEMATECH
 # e-Handbook of Statistical Methods, table 1.3.6.7.4).
@@ -41,6 +44,8 @@ def environment():
     """The environment of a user's shell, without what importing the trainer here has set."""
     unset = (
         "TF_CPP_MIN_LOG_LEVEL",
+        "TF_ENABLE_ONEDNN_OPTS",
+        "TF_FORCE_GPU_ALLOW_GROWTH",
         "KERAS_BACKEND",
         "DISPLAY",
         "WAYLAND_DISPLAY",
@@ -51,9 +56,30 @@ def environment():
     return {name: value for name, value in os.environ.items() if name not in unset}
 
 
+def python(*words, cwd=None, **variables):
+    """Runs Python in a process of its own, as from a user's shell."""
+    return subprocess.run(
+        [sys.executable, *map(str, words)],
+        cwd=cwd,
+        env=environment() | variables,
+        capture_output=True,
+        text=True,
+    )
+
+
 def flags(**settings):
     """The words of a command line that set these settings."""
     return [word for name, value in settings.items() for word in (flag(name), str(value))]
+
+
+def other_value(field):
+    """A value of a setting that is not its default."""
+    kind, _ = field_type(field)
+    if kind is bool:
+        return not field.default
+    if kind is str:
+        return "PongNoFrameskip-v4"
+    return field.default + 1 if kind is int else field.default * 0.9
 
 
 def without_times(path):

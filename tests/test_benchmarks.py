@@ -30,7 +30,6 @@ def test_loops_take_turns_and_are_compared_with_the_first(tmp_path, capsys):
         assert of["resident_bytes"] > 0
     parts = found[0]["parts"]
     assert set(parts) == {"emulator and wrappers", "sampling", "update", "the rest"}
-    assert sum(parts.values()) == pytest.approx(found[0]["milliseconds_a_frame"])
 
 
 @pytest.mark.parametrize(("name", "package"), [("cleanrl", "torch"), ("sb3", "stable_baselines3")])
@@ -64,14 +63,7 @@ def test_copies_that_fill_a_replay_share_frames_as_real_ones_do():
 
 
 def test_what_a_checkpoint_costs(capsys):
-    assert durability.main(["checkpoint", "--length", "60", "--added", "40", "--rounds", "1"]) == 0
+    assert durability.main(["--length", "60", "--added", "40", "--rounds", "1"]) == 0
     rows = [line.split("|")[1].strip() for line in capsys.readouterr().out.splitlines()[1:]]
     assert rows[0] == "replay of 60 transitions"
     assert rows[-1] == "reading the latest"
-
-
-def test_memory_over_a_run(capsys):
-    durability.measure_memory(frames=30, length=40, every=10)
-    lines = capsys.readouterr().out.splitlines()
-    assert [line.split(" | ")[0] for line in lines[2:5]] == ["| 10", "| 20", "| 30"]
-    assert lines[-1].startswith("from frame 10 to 30: ")

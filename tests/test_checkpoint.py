@@ -1,5 +1,6 @@
 """Checkpoints: whatever happens to the files, the latest whole one comes back exactly."""
 
+import gc
 import hashlib
 import json
 import os
@@ -165,24 +166,22 @@ def test_a_commit_waits_for_the_disk(tmp_path):
 # Damage
 
 
-def flip(path, position):
-    data = bytearray(path.read_bytes())
-    data[position] ^= 0xFF
-    path.write_bytes(data)
+def flipped(data, place):
+    return bytes([*data[:place], data[place] ^ 0xFF, *data[place + 1 :]])
 
 
 def test_any_damage_is_noticed_or_harmless(written, capsys):
-    """Wherever a byte is flipped: the newest exactly, or a warning and the one before it."""
+    """Wherever it is cut, or a byte flipped: the newest exactly, or a warning and the other one."""
     data = written.newest.read_bytes()
     older = written.older.read_bytes()
     places = [*range(0, 110, 2), *random.Random(1).sample(range(len(data)), 60), len(data) - 1]
+    cuts = [data[:size] for size in (0, 1, 100, len(data) // 2, len(data) - 1)]
     outcomes, learner = Counter(), make_learner()
-    for place in places:
+    for damaged in [*cuts, *(flipped(data, place) for place in places)]:
         for path in written.folder.iterdir():
             path.unlink()
         written.older.write_bytes(older)
-        written.newest.write_bytes(data)
-        flip(written.newest, place)
+        written.newest.write_bytes(damaged)
         learner.values, record = checkpoints_of(written.folder, learner).load()
         assert contents(learner) == written.digests[record["number"]]
         warnings = capsys.readouterr().err.splitlines()
@@ -192,14 +191,15 @@ def test_any_damage_is_noticed_or_harmless(written, capsys):
     assert set(outcomes) == {2, 3}
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("length", [0, 1, 100, 0.5, -1])
-def test_a_truncated_checkpoint_is_noticed(written, length, capsys):
-    size = written.newest.stat().st_size
-    os.truncate(written.newest, int(size * length) if type(length) is float else length % size)
-    learner, record = loaded(written.folder, written.learner)
-    assert (contents(learner), record) == (written.digests[2], {"number": 2})
-    assert len(capsys.readouterr().err.splitlines()) == 1
+def test_an_older_checkpoint_that_is_damaged_is_written_anew(written):
+    """Nobody reads it before it is to be overwritten."""
+    data = written.older.read_bytes()
+    written.older.write_bytes(data[:4096] + bytes(4096) + data[8192:])  # the root of its table
+    with pytest.raises(sqlite3.DatabaseError, match="malformed"):  # of which a run warns
+        written.checkpoints.save(written.learner.values, {"number": 4})
+    written.checkpoints.save(written.learner.values, {"number": 4})
+    assert loaded(written.folder, written.learner)[1] == {"number": 4}
+    assert written.checkpoints.latest == written.older
 
 
 @pytest.mark.slow
@@ -227,19 +227,6 @@ def test_with_every_checkpoint_damaged_nothing_is_lost(written):
     assert sorted(path.stat().st_size for path in written.folder.iterdir()) == before
 
 
-@pytest.mark.slow
-def test_damage_does_not_spread_and_may_come_again(written):
-    for number in (4, 5):
-        flip(written.newest, written.newest.stat().st_size // 2)
-        learner, record = loaded(written.folder, written.learner)
-        assert contents(learner) == written.digests[record["number"]]
-        checkpoints = checkpoints_of(written.folder, learner)
-        checkpoints.load()
-        checkpoints.save(learner.values, {"number": number})
-        written.digests[number] = contents(learner)
-        written.newest = checkpoints.latest
-
-
 # --------------------------------------------------------------------------------------
 # Crashes
 
@@ -258,20 +245,21 @@ def test_kill_9_while_it_is_written_leaves_the_last_one_or_the_next(tmp_path):
             save_for_ever(tmp_path, learner, number, writing)
         os.close(writing)
         with os.fdopen(reading, "rb") as pipe:
-            pipe.read(1)  # it has begun
+            begun = len(pipe.read(2 + dice.randrange(2)))
             time.sleep(dice.uniform(0, 0.15))
             os.kill(child, signal.SIGKILL)
             os.waitpid(child, 0)
-            acknowledged = number + len(pipe.read())
+            acknowledged = number + begun - 1 + len(pipe.read())
         learner, record = loaded(tmp_path, learner)
         number = record["number"]
         assert number in (acknowledged, acknowledged + 1)
         assert learner.values["frame_count"] == number
         assert all((variable.value == number).all() for variable in learner.variables)
-    assert number > 3  # it got further in some of them
+    assert not list(tmp_path.glob("damaged-*"))
 
 
 def save_for_ever(folder, learner, number, pipe):
+    gc.disable()  # TensorFlow's threads, which it might wait for, are not in this process
     try:
         checkpoints = checkpoints_of(folder, learner)
         if number:
@@ -308,6 +296,7 @@ def test_a_save_that_fails_changes_neither_checkpoint(written, monkeypatch):
             written.checkpoints.save(written.learner.values, {"number": 4})
     learner, record = loaded(written.folder, written.learner)
     assert (contents(learner), record) == (written.digests[3], {"number": 3})
+    assert not list(written.folder.glob("damaged-*"))
     written.checkpoints.save(written.learner.values, {"number": 4})
     assert loaded(written.folder, written.learner)[1] == {"number": 4}
 
@@ -364,13 +353,12 @@ def assert_same_replay(replay, other):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("capacity", [7, 32, 50, 1000])
-@pytest.mark.parametrize("steps", [(1,), (20, 6, 30, 40, 44), (31, 1, 1, 31, 33, 200)])
-def test_the_replay_comes_back_in_its_slots(capacity, steps, tmp_path):
+@pytest.mark.parametrize("capacity", [7, 50, 1000])
+def test_the_replay_comes_back_in_its_slots(capacity, tmp_path):
     """Also wrapped around several times, with old and new segments side by side."""
     learner = make_learner(capacity)
     checkpoints = checkpoints_of(tmp_path, learner)
-    for frames in steps:
+    for frames in (1, 19, 6, 30, 40, 44, 1, 1, 31, 33, 200):
         play(learner, frames)
         checkpoints.save(learner.values, {})
         again, _ = loaded(tmp_path, learner)
