@@ -7,7 +7,6 @@ tutorial used, on Gymnasium's API. An *episode* is one life; a *game* is all its
 """
 
 import difflib
-import re
 
 import ale_py
 import cv2
@@ -123,8 +122,7 @@ class EpisodicLifeEnv(gym.Wrapper):
         else:
             observation, _, terminated, truncated, info = self.env.step(0)
             if terminated or truncated:
-                observation, reset_info = self.env.reset(options=options)
-                info = info | reset_info  # keeps the score of the game that ended
+                observation, info = self.env.reset(options=options)
         self.game_ended = False
         self.lives = self.unwrapped.ale.lives()
         return observation, info
@@ -142,11 +140,9 @@ class FireResetEnv(gym.Wrapper):
     def reset(self, *, seed=None, options=None):
         observation, info = self.env.reset(seed=seed, options=options)
         for action in (1, 2):
-            observation, _, terminated, truncated, step_info = self.env.step(action)
-            info = info | step_info  # keeps the score of a game that ended before
+            observation, _, terminated, truncated, info = self.env.step(action)
             if terminated or truncated:
-                observation, reset_info = self.env.reset(options=options)
-                info = info | reset_info
+                observation, info = self.env.reset(options=options)
         return observation, info
 
 
@@ -191,17 +187,16 @@ class FrameStack(gym.Wrapper):
         space = env.observation_space
         shape = (*space.shape[:-1], space.shape[-1] * k)
         self.observation_space = Box(space.low.min(), space.high.max(), shape, space.dtype)
-        self.frames = ()
 
     def reset(self, *, seed=None, options=None):
         frame, info = self.env.reset(seed=seed, options=options)
-        self.frames = (frame,) * self.k
-        return LazyFrames(self.frames), info
+        self.frames = LazyFrames([frame] * self.k)
+        return self.frames, info
 
     def step(self, action):
         frame, reward, terminated, truncated, info = self.env.step(action)
-        self.frames = (*self.frames[1:], frame)
-        return LazyFrames(self.frames), reward, terminated, truncated, info
+        self.frames = LazyFrames((*self.frames.frames[1:], frame))
+        return self.frames, reward, terminated, truncated, info
 
 
 def make_atari(env_id, render_mode=None):
@@ -215,22 +210,17 @@ def make_atari(env_id, render_mode=None):
         An environment with uint8 `(210, 160, 3)` observations and unclipped rewards.
 
     Raises:
-        UsageError: `env_id` is no such id of an installed game, or `render_mode` is unknown.
+        UsageError: `env_id` is no such id of an installed game.
     """
     ids = [known for known in gym.registry if known.endswith("NoFrameskip-v4")]
     if env_id not in ids:
-        game = re.sub("^.*[/:]|NoFr.*|-v.*", "", env_id)
-        games = [known.split("NoFr")[0] for known in ids]
-        nearest = difflib.get_close_matches(game, games, n=1, cutoff=0.7)
-        use = f"{nearest[0] if nearest else 'an id such as Breakout'}NoFrameskip-v4"
+        nearest = difflib.get_close_matches(env_id, ids, n=1, cutoff=0)[0]
         raise UsageError(
-            f"No Atari game without frame skip and sticky actions has the id {env_id!r}: use {use}."
+            f"No Atari game without frame skip and sticky actions has the id {env_id!r}: "
+            f"use an id such as {nearest}."
         )
-    try:
-        # "ram" is the cheapest: screens come from MaxAndSkipEnv, which fetches only those it shows.
-        env = gym.make(env_id, obs_type="ram", render_mode=render_mode, disable_env_checker=True)
-    except gym.error.Error as error:
-        raise UsageError(f"{env_id} cannot be made: {error}") from error
+    # "ram" is the cheapest: screens come from MaxAndSkipEnv, which fetches only those it shows.
+    env = gym.make(env_id, obs_type="ram", render_mode=render_mode, disable_env_checker=True)
     return MaxAndSkipEnv(NoopResetEnv(env, noop_max=30), skip=4)
 
 
@@ -247,8 +237,7 @@ def wrap_deepmind(env, episode_life=True, clip_rewards=True, frame_stack=False, 
     Returns:
         An environment whose observations are `LazyFrames` of `(84, 84, 4)` with
         `frame_stack`, else arrays `(84, 84, 1)`: uint8, or float32 with `scale`.
-        When a game (not a life) ends, also inside a reset, `info["episode"]` holds its
-        unclipped score `"r"` and its length `"l"` in steps of `env`.
+        `finished_games` tells the scores of its games.
     """
     env = gym.wrappers.RecordEpisodeStatistics(env)
     if episode_life:

@@ -116,6 +116,7 @@ def decode_segment(data, replay):
 # The attributes in which a wrapper remembers earlier steps.
 WRAPPER_STATE = {
     EpisodicLifeEnv: ("lives", "game_ended"),
+    FrameStack: ("frames",),
     RecordEpisodeStatistics: (
         "episode_count",
         "episode_returns",
@@ -155,8 +156,6 @@ def get_env_state(env):
     for depth, layer in enumerate(layers(env)):
         for name in remembered(layer):
             state[f"{depth} {name}"] = getattr(layer, name)
-        if isinstance(layer, FrameStack):
-            state[f"{depth} frames"] = LazyFrames(layer.frames)
     return state
 
 
@@ -170,5 +169,3 @@ def set_env_state(env, state):
             if isinstance(getattr(layer, name), deque):
                 value = deque(value, getattr(layer, name).maxlen)
             setattr(layer, name, value)
-        if isinstance(layer, FrameStack):
-            layer.frames = state[f"{depth} frames"].frames

@@ -8,14 +8,12 @@ from conftest import ScriptedEnv, assert_uniform, number_of, play
 
 import train_breakout
 from wrappers import (
-    ClipRewardEnv,
     EpisodicLifeEnv,
     FireResetEnv,
     LazyFrames,
     MaxAndSkipEnv,
     NoopResetEnv,
     ScaledFloatFrame,
-    WarpFrame,
     make_atari,
     wrap_deepmind,
 )
@@ -107,48 +105,29 @@ class NaivePreprocessing:
 def test_preprocessing_equals_a_naive_computation_from_raw_screens(env_id, steps, games, episodes):
     env, naive = wrap_deepmind(make_atari(env_id), frame_stack=True), NaivePreprocessing(env_id)
     rng = np.random.default_rng(0)
-    finished, ends = [], 0
+    ends = 0
 
-    def note_finished_game(info):
-        if "episode" in info:
-            finished.append((info["episode"]["r"], info["episode"]["l"]))
-        assert finished == naive.finished
+    def assert_same_games():
+        queues = map(env.get_wrapper_attr, ("return_queue", "length_queue"))
+        assert list(zip(*queues, strict=True)) == naive.finished
 
-    state, info = env.reset(seed=7)
+    state, _ = env.reset(seed=7)
     np.testing.assert_array_equal(np.asarray(state), naive.reset(seed=7))
-    note_finished_game(info)
     for number in range(1, steps + 1):
         action = int(rng.integers(env.action_space.n))
-        state, reward, terminated, truncated, info = env.step(action)
+        state, reward, terminated, truncated, _ = env.step(action)
         expected, expected_reward, ended = naive.step(action)
         known = 3 if naive.over else 4  # a game's last frame is unspecified
         np.testing.assert_array_equal(np.asarray(state)[..., :known], expected[..., :known])
         assert (reward, terminated, truncated) == (expected_reward, ended, False)
-        note_finished_game(info)
+        assert_same_games()
         ends += ended
         if ended or number % 97 == 0:  # the latter as when an episode is cut off
-            state, info = env.reset()
-            np.testing.assert_array_equal(np.asarray(state), naive.reset())
-            note_finished_game(info)
-    assert len(finished) >= games
-    assert ends in episodes
-
-
-def test_an_observation_shares_its_frames_and_never_changes():
-    env = breakout(frame_stack=True)
-    states = [env.reset(seed=0)[0]]
-    copies = [np.array(states[0])]
-    for number in range(100):
-        state, _, ended, _, _ = env.step(number % 4)
-        assert all(a is b for a, b in zip(states[-1].frames[1:], state.frames[:-1], strict=True))
-        assert all(state.frames[-1] is not frame for frame in state.frames[:-1])
-        if ended:
             state, _ = env.reset()
-            assert len({id(frame) for frame in state.frames}) == 1
-        states.append(state)
-        copies.append(np.array(state))
-    for state, before in zip(states, copies, strict=True):
-        np.testing.assert_array_equal(np.asarray(state), before)
+            np.testing.assert_array_equal(np.asarray(state), naive.reset())
+            assert_same_games()
+    assert len(naive.finished) >= games
+    assert ends in episodes
 
 
 def test_wrap_deepmind_without_episode_life_ends_with_the_game_only():
@@ -156,14 +135,6 @@ def test_wrap_deepmind_without_episode_life_ends_with_the_game_only():
     env = wrap_deepmind(ScriptedEnv(script, shape=(210, 160, 3)), episode_life=False)
     env.reset()  # FIRE and RIGHT take two steps
     assert [env.step(0)[2] for _ in range(3)] == [False, False, True]
-
-
-def test_wrap_deepmind_clips_rewards_unless_told_not_to():
-    for clip_rewards, expected in ((True, 1), (False, 7)):
-        env = ScriptedEnv([play(), play(), play(reward=7.0)], shape=(210, 160, 3))
-        env = wrap_deepmind(env, clip_rewards=clip_rewards)
-        env.reset()
-        assert env.step(0)[1] == expected
 
 
 def test_a_truncation_by_the_emulator_is_no_game_over_and_is_followed_by_a_real_reset():
@@ -194,13 +165,12 @@ def test_a_truncation_by_the_emulator_is_no_game_over_and_is_followed_by_a_real_
         ("BreakoutNoFrameskip-v0", "BreakoutNoFrameskip-v4"),  # has sticky actions
         ("ALE/Breakout-v5", "BreakoutNoFrameskip-v4"),  # and this one repeats actions by itself
         ("ms_pacman", "MsPacmanNoFrameskip-v4"),
-        ("arcade:PongNoFrameskip-v4", "PongNoFrameskip-v4"),
-        ("CartPole-v1", "an id such as BreakoutNoFrameskip-v4"),
-        ("", "an id such as BreakoutNoFrameskip-v4"),
+        ("CartPole-v1", ".+NoFrameskip-v4"),
+        ("", ".+NoFrameskip-v4"),
     ],
 )
 def test_make_atari_refuses_any_other_id_by_one_sentence(env_id, use):
-    with pytest.raises(ValueError, match=f"has the id '{env_id}': use {use}.$"):
+    with pytest.raises(ValueError, match=f"has the id '{env_id}': use an id such as {use}.$"):
         make_atari(env_id)
 
 
@@ -252,30 +222,6 @@ def test_noop_reset_starts_another_game_when_the_noops_end_one(end):
 
 # --------------------------------------------------------------------------------------
 # MaxAndSkipEnv
-
-
-@pytest.mark.parametrize("skip", [2, 3, 4])
-def test_max_and_skip_merges_the_last_two_screens_and_sums_the_rewards(skip):
-    rng = np.random.default_rng(0)
-    screens = rng.integers(256, size=(20, 5, 4, 3), dtype=np.uint8)
-    rewards = [3.0, -1.0, 0.5, 8.0] * 4
-    base = ScriptedEnv(
-        [play(reward=reward) for reward in rewards],
-        shape=(5, 4, 3),
-        draw=lambda number: screens[number],
-    )
-    env = MaxAndSkipEnv(base, skip=skip)
-    state, _ = env.reset()
-    np.testing.assert_array_equal(state, screens[0])
-    for number in range(1, 4):
-        state, reward, terminated, truncated, _ = env.step(number)
-        last = number * skip  # screen 0 is the reset's
-        np.testing.assert_array_equal(state, np.maximum(screens[last - 1], screens[last]))
-        assert reward == sum(rewards[last - skip : last])
-        assert not terminated
-        assert not truncated
-        assert base.calls[-skip:] == [number] * skip
-    assert len(base.calls) == 1 + 3 * skip
 
 
 @pytest.mark.parametrize("frames", [1, 2, 3, 4])
@@ -356,21 +302,8 @@ def test_fire_reset_resets_a_game_that_ends_inside(end, script, calls):
     assert number_of(state) == 3
 
 
-def test_wrap_deepmind_presses_nothing_in_a_game_without_fire():
-    base = ScriptedEnv(shape=(210, 160, 3), meanings=["NOOP", "UP", "RIGHT"])
-    wrap_deepmind(base).reset()
-    assert base.calls == ["reset"]
-
-
 # --------------------------------------------------------------------------------------
 # WarpFrame, ScaledFloatFrame, ClipRewardEnv, LazyFrames
-
-
-@pytest.mark.parametrize(("colour", "grey"), [((255, 0, 0), 76), ((0, 255, 0), 150)])
-def test_warp_frame_weighs_the_colours_as_red_green_blue(colour, grey):
-    screen = np.full((210, 160, 3), colour, np.uint8)
-    env = WarpFrame(ScriptedEnv(shape=(210, 160, 3), draw=lambda number: screen))
-    assert np.unique(env.reset()[0]) == [grey]
 
 
 def every_byte():
@@ -383,11 +316,7 @@ def every_byte():
 def test_scaled_float_frame_divides_by_255():
     frame, base = every_byte()
     env = ScaledFloatFrame(base)
-    assert env.observation_space == gym.spaces.Box(0, 1, (84, 84, 4), np.float32)
-    scaled = env.reset()[0]
-    assert scaled.dtype == np.float32
-    np.testing.assert_array_equal(scaled, (frame / 255.0).astype(np.float32))
-    assert (scaled.min(), scaled.max()) == (0, 1)
+    np.testing.assert_array_equal(env.reset()[0], (frame / 255.0).astype(np.float32))
 
 
 def test_the_networks_own_scaling_equals_scale_true_to_one_unit_in_the_last_place():
@@ -403,13 +332,13 @@ def test_the_networks_own_scaling_equals_scale_true_to_one_unit_in_the_last_plac
         assert np.abs(units).max() <= 1
 
 
-@pytest.mark.parametrize(
-    ("reward", "clipped"), [(7.0, 1), (0.25, 1), (1, 1), (0.0, 0), (-0.5, -1), (-200.0, -1)]
-)
-def test_clip_reward_keeps_the_sign_only(reward, clipped):
-    env = ClipRewardEnv(ScriptedEnv([play(reward=reward)]))
-    env.reset()
-    assert env.step(0)[1] == clipped
+def test_rewards_are_clipped_to_their_sign_unless_told_not_to():
+    rewards = [7.0, 0.25, 0.0, -0.5, -200.0]
+    for clip, expected in ((True, [1, 1, 0, -1, -1]), (False, rewards)):
+        script = [play(), play(), *(play(reward=reward) for reward in rewards)]  # FIRE, RIGHT
+        env = wrap_deepmind(ScriptedEnv(script, shape=(210, 160, 3)), clip_rewards=clip)
+        env.reset()
+        assert [env.step(0)[1] for _ in rewards] == expected
 
 
 def test_lazy_frames_become_arrays_of_any_dtype_of_their_own():
@@ -419,21 +348,3 @@ def test_lazy_frames_become_arrays_of_any_dtype_of_their_own():
     assert (array.dtype, array[0, 0].tolist()) == (np.float32, [1, 2, 3, 4])
     np.asarray(state)[:] = 0  # a new array, so the frames keep their pixels
     assert [int(frame.max()) for frame in frames] == [1, 2, 3, 4]
-
-
-# --------------------------------------------------------------------------------------
-# The score of a game, in info
-
-
-@pytest.mark.parametrize("end", ["terminated", "truncated"])
-@pytest.mark.parametrize("steps", [1, 2, 3], ids=["in the no-op", "in FIRE", "in RIGHT"])
-def test_the_score_of_a_game_that_ends_inside_a_reset_is_in_the_info_of_the_reset(end, steps):
-    first_life = [play(), play(), play(reward=5.0, lives=4)]
-    inside = [play() for _ in range(steps - 1)] + [play(reward=2.0, **{end: True})]
-    env = wrap_deepmind(ScriptedEnv([*first_life, *inside], [], shape=(210, 160, 3)))
-    env.reset()
-    assert env.step(3)[2]
-    _, info = env.reset()
-    assert (info["episode"]["r"], info["episode"]["l"]) == (7, 3 + steps)
-    assert "episode" not in env.step(3)[4]
-    assert "episode" not in env.reset()[1]
