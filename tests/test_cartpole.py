@@ -2,12 +2,11 @@
 
 import math
 import re
-import subprocess
 import sys
 
 import numpy as np
 import pytest
-from conftest import environment
+from conftest import python
 
 from examples import cartpole
 
@@ -31,8 +30,7 @@ def test_it_learns_to_balance_the_pole(tmp_path, monkeypatch, capsys):
 
 @pytest.mark.slow
 def test_it_runs_from_any_folder_and_writes_only_the_weights(tmp_path):
-    command = [sys.executable, cartpole.__file__, "--steps", "50"]
-    run = subprocess.run(command, cwd=tmp_path, env=environment(), capture_output=True, text=True)
+    run = python(cartpole.__file__, "--steps", 50, cwd=tmp_path)
     assert (run.returncode, run.stderr) == (0, "")
     assert len(run.stdout.splitlines()) == 5  # with that about TensorFlow
     assert [path.name for path in tmp_path.iterdir()] == ["cartpole.weights.h5"]

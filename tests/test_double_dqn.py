@@ -1,20 +1,14 @@
 """The Double DQN example: its update, and that it runs and resumes as an adaptation."""
 
-import subprocess
-import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
-from conftest import environment
+from conftest import python
 
 import train_breakout
 from examples import double_dqn
 from examples.double_dqn import Config
 from support.device import keras
 from support.settings import read_config
-
-SCRIPT = Path(double_dqn.__file__)
 
 
 def linear_network(seed):
@@ -35,26 +29,26 @@ def transitions(count):
     )
 
 
-def make_step(make_train_step, learning_rate, **settings):
-    model, model_target = linear_network(1), linear_network(8)
-    optimizer = keras.optimizers.SGD(learning_rate)
+@pytest.mark.parametrize(
+    ("double", "huber_delta", "terminal_value"),
+    [(True, 0.5, -1.0), (True, None, None), (False, 0.5, -1.0)],
+)
+def test_the_update_is_that_of_a_plain_reference(double, huber_delta, terminal_value):
+    model, target = linear_network(1), linear_network(8)
+    optimizer = keras.optimizers.SGD(0.1)
     optimizer.build(model.trainable_variables)
-    config = Config(gamma=0.9, **settings)
-    return make_train_step(model, model_target, optimizer, config), model, model_target
-
-
-@pytest.mark.parametrize("huber_delta", [0.5, None])
-@pytest.mark.parametrize("terminal_value", [-1.0, None])
-def test_the_update_is_that_of_a_plain_reference(huber_delta, terminal_value):
-    settings = {"huber_delta": huber_delta, "terminal_value": terminal_value}
-    train_step, model, target = make_step(double_dqn.make_train_step, 0.1, **settings)
+    config = Config(
+        gamma=0.9, double=double, huber_delta=huber_delta, terminal_value=terminal_value
+    )
+    train_step = double_dqn.make_train_step(model, target, optimizer, config)
     states, actions, rewards, next_states, dones = batch = transitions(64)
     (kernel, bias), (target_kernel, target_bias) = model.get_weights(), target.get_weights()
     loss = float(train_step(*batch))
 
     rows = np.arange(64)
-    best = np.argmax(next_states @ kernel + bias, axis=1)
-    future = (next_states @ target_kernel + target_bias)[rows, best]
+    chosen, worth = next_states @ kernel + bias, next_states @ target_kernel + target_bias
+    best = np.argmax(chosen if double else worth, axis=1)
+    future = worth[rows, best]
     terminal = rewards if terminal_value is None else terminal_value
     targets = np.where(dones == 1, terminal, rewards + 0.9 * future)
     errors = (states @ kernel + bias)[rows, actions] - targets
@@ -70,23 +64,6 @@ def test_the_update_is_that_of_a_plain_reference(huber_delta, terminal_value):
     np.testing.assert_array_equal(target.get_weights()[0], target_kernel)
 
 
-def test_it_differs_from_dqn_where_the_networks_choose_different_actions():
-    def losses(make_train_step, **settings):  # of each transition, the weights staying as they are
-        train_step, *networks = make_step(make_train_step, 0.0, **settings)
-        rows = [[column[i : i + 1] for column in batch] for i in range(64)]
-        return np.array([float(train_step(*row)) for row in rows]), networks
-
-    batch = transitions(64)
-    double, (model, target) = losses(double_dqn.make_train_step)
-    dqn, _ = losses(train_breakout.make_train_step)
-    next_states, dones = batch[3:]
-    choices = [np.argmax(network(next_states), axis=1) for network in (model, target)]
-    disagree = (choices[0] != choices[1]) & (dones == 0)
-    np.testing.assert_array_equal(double != dqn, disagree)
-    assert disagree.sum() == 32  # and 21 where they agree, and 11 terminal
-    np.testing.assert_array_equal(losses(double_dqn.make_train_step, double=False)[0], dqn)
-
-
 @pytest.mark.slow
 def test_a_run_stops_resumes_and_is_kept_apart_from_dqn(tmp_path, capsys):
     def flags(name, *more):
@@ -97,8 +74,8 @@ def test_a_run_stops_resumes_and_is_kept_apart_from_dqn(tmp_path, capsys):
     def weights(name):
         return keras.models.load_model(tmp_path / name / "model.keras").get_weights()
 
-    command = [sys.executable, SCRIPT, *flags("stopped", "--max-frames", "100")]
-    subprocess.run(command, cwd=tmp_path, env=environment(), check=True, capture_output=True)
+    words = flags("stopped", "--max-frames", "100")
+    assert python(double_dqn.__file__, *words, cwd=tmp_path).returncode == 0
     resumed = ["--run-dir", str(tmp_path / "stopped"), "--resume", "--max-frames", "200"]
     assert double_dqn.main(resumed) == 0
     assert double_dqn.main(flags("through", "--max-frames", "200")) == 0

@@ -10,26 +10,23 @@ nbclient = pytest.importorskip("nbclient")
 NOTEBOOK = Path(__file__).resolve().parents[1] / "examples" / "explore.ipynb"
 
 
-def execute(cells, folder):
-    """Runs cells from the top of the notebook, in a kernel that is started in `folder`."""
-    notebook = nbformat.read(NOTEBOOK, as_version=4)
-    notebook.cells = notebook.cells[:cells]
-    resources = {"metadata": {"path": str(folder)}}
-    # A cell that fails raises; the notebook checks its own update against the trainer's.
-    nbclient.NotebookClient(notebook, timeout=600, resources=resources).execute()
-    return notebook.cells
-
-
 @pytest.mark.slow
 def test_it_runs_from_top_to_bottom():
-    cells = execute(None, NOTEBOOK.parent)
-    printed = "".join(o.get("text", "") for cell in cells for o in cell.get("outputs", ()))
+    notebook = nbformat.read(NOTEBOOK, as_version=4)
+    # A cell that fails raises; the notebook checks its own update against the trainer's.
+    resources = {"metadata": {"path": str(NOTEBOOK.parent)}}
+    nbclient.NotebookClient(notebook, timeout=600, resources=resources).execute()
+    printed = "".join(o.get("text", "") for cell in notebook.cells for o in cell.get("outputs", ()))
     assert "Starting TensorFlow" not in printed  # it is no script, whose interrupt ends it
 
 
-@pytest.mark.slow
-def test_it_finds_the_project_from_its_root_too():
-    execute(3, NOTEBOOK.parents[1])
+def test_it_finds_the_project_from_its_folder_and_from_the_root(monkeypatch):
+    cells = nbformat.read(NOTEBOOK, as_version=4).cells
+    first = next(cell.source for cell in cells if cell.cell_type == "code")
+    for folder in NOTEBOOK.parents[:2]:
+        monkeypatch.chdir(folder)
+        exec(first, found := {})
+        assert found["ROOT"] == NOTEBOOK.parents[1]
 
 
 def test_it_keeps_its_outputs_and_stays_small():

@@ -117,21 +117,7 @@ def test_a_gif_has_the_very_same_pictures_at_the_speed_of_the_game(pictures, tmp
     for number, picture in enumerate(film):
         visible = np.searchsorted(ends, 1000 * (number + 0.5) / 15)
         np.testing.assert_array_equal(shown[visible][0], picture)
-    # Another decoder, and what does not change costs nothing.
-    for decoded, (picture, _) in zip(cv2.imreadanimation(str(path))[1].frames, shown, strict=True):
-        np.testing.assert_array_equal(decoded[..., 2::-1], picture)
-    assert path.stat().st_size < 95 * 3000
-
-
-def test_a_gif_of_too_many_colours_takes_near_ones(tmp_path):
-    ramp = np.zeros((2, 20, 20, 3), np.uint8)
-    ramp[..., 0] = np.arange(400).reshape(20, 20) // 2
-    ramp[..., 1] = np.arange(20) % 2 * 3
-    ramp[1] = ramp[0, ::-1]
-    video.write_video(tmp_path / "ramp.gif", ramp)
-    frames = cv2.imreadanimation(str(tmp_path / "ramp.gif"))[1].frames
-    for decoded, picture in zip(frames, ramp, strict=True):
-        assert np.abs(decoded[..., 2::-1].astype(int) - picture).sum(axis=2).max() <= 4
+    assert path.stat().st_size < 95 * 3000  # what does not change costs nothing
 
 
 def test_a_gif_too_large_for_the_memory_is_refused(pictures, tmp_path, monkeypatch):
