@@ -16,9 +16,7 @@ A game is decided by the seed and its number alone. So no game is kept in memory
 thirty are played: the one to be filmed is played again, and runs exactly as it did.
 """
 
-import argparse
 import json
-import math
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +24,7 @@ from pathlib import Path
 import gymnasium as gym
 import numpy as np
 
-from support.console import ArgumentParser, UsageError, exit_status, say
+from support.console import ArgumentParser, UsageError, bounded, exit_status, say
 from support.files import require_writable, unwritable
 from support.models import find_model, load_q_model
 from support.scores import published_scores
@@ -46,7 +44,7 @@ class Moment:
     screen: np.ndarray  # uint8 (210, 160, 3), RGB, the newest one of `state`
     score: float  # points so far
     lives: int
-    note: str  # why the agent is not asked: "serving", "game over" or "frame limit"
+    note: str  # why the agent is not asked, if it is not: "serving", "game over", "frame limit"
     state: object = None  # what the agent sees, LazyFrames (84, 84, 4); None: it is not asked
     action: int | None = None  # what it does now
     explored: bool = False  # whether that is a random action
@@ -212,20 +210,6 @@ def describe_results(results):
             f"{published['random']}) / ({published['human']} - {published['random']}))"
         )
     return text
-
-
-def bounded(kind, low, high=math.inf):
-    """Returns a parser of numbers from `low` to `high`, for argparse."""
-
-    def parse(word):
-        value = kind(word)
-        if not low <= value <= high:
-            upper = f" and at most {high}" if high < math.inf else ""
-            raise argparse.ArgumentTypeError(f"{word} is not at least {low}{upper}")
-        return value
-
-    parse.__name__ = kind.__name__  # argparse names it in its messages
-    return parse
 
 
 def parse_arguments(argv):

@@ -35,7 +35,7 @@ Run = namedtuple("Run", "name seed settings progress")
 
 def read_run(name, folder):
     """Returns the Run in a folder. Raises UsageError."""
-    settings = dict(read_config(folder)["settings"])
+    settings = read_config(folder)["settings"]
     own = {k: v for k, v in experiment(settings).items() if k != "seed"}
     return Run(name, str(settings.get("seed")), own, read_progress(folder / "progress.csv"))
 

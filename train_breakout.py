@@ -72,11 +72,7 @@ from wrappers import finished_games, make_atari, wrap_deepmind
 
 @dataclass(frozen=True)
 class Config(Settings):
-    """The settings of a run. Each is also a flag of the command line.
-
-    Raises:
-        UsageError: a value makes no sense; the message names the field.
-    """
+    """The settings of a run. Each is also a flag of the command line."""
 
     # The algorithm. Names and values are the tutorial's (all but `max_frames`), most the paper's.
     seed: int = setting(42, "seeds NumPy, TensorFlow and the environment", ge=0, le=2**32 - 1)
@@ -101,8 +97,8 @@ class Config(Settings):
     env_id: str = setting("BreakoutNoFrameskip-v4", "the game, a NoFrameskip id")
     run_dir: str = setting("", "folder of the run (default: a new one under runs/)")
     log_every: int = setting(10_000, "frames between log lines", ge=1)
-    checkpoint_minutes: float = setting(5.0, "minutes between checkpoints", ge=0)
-    jit_compile: bool = setting(False, "compile the update, and a GPU's actions too, with XLA")
+    checkpoint_minutes: float = setting(5.0, "minutes between checkpoints", gt=0)
+    jit_compile: bool = setting(False, "compile the update with XLA, on a GPU the actions too")
 
 
 def create_q_model(num_actions=4):
@@ -137,9 +133,8 @@ class ReplayBuffer:
     def __init__(self, capacity):
         self.capacity = capacity
         self.added = 0  # transitions ever added; number n is in slot n % capacity
-        self.states, self.actions, self.rewards = [], [], []
-        self.next_states, self.dones = [], []
-        self.columns = (self.states, self.actions, self.rewards, self.next_states, self.dones)
+        self.columns = [], [], [], [], []
+        self.states, self.actions, self.rewards, self.next_states, self.dones = self.columns
 
     def __len__(self):
         return len(self.states)
@@ -234,8 +229,8 @@ def make_train_step(model, model_target, optimizer, config):
     def train_step(states, actions, rewards, next_states, dones):
         require_dtype(states, model)
         require_dtype(next_states, model_target)
-        # Bellman's equation gives the target (temporal difference, TD): the reward, plus
-        # gamma times what the target network expects of the next state. Where none follows,
+        # Bellman's equation gives the target (the TD target, of temporal differences): the reward,
+        # plus gamma times what the target network expects of the next state. Where none follows,
         # the tutorial sets -1 whatever the reward was, so that losing a life hurts; the paper
         # takes the reward. Outside of GradientTape: a target is a constant, with no gradient.
         future = tf.reduce_max(model_target(next_states), axis=1)
@@ -301,8 +296,9 @@ def train(
         replay = replay_buffer(config.max_memory_length)
         state, _ = env.reset(seed=config.seed)
 
-        # What a frame changes, a checkpoint has to hold: these six objects, and by name what
-        # `end_frame` is given below. A variable of yours: give it there, and take it from `saved`.
+        # A checkpoint holds all that a frame changes: these six objects, and the variables that
+        # `end_frame` is given below, by name. If you add one, give it there, and take it from
+        # `saved` here.
         saved = run.start(env, model, model_target, optimizer, replay, rng)
         frame_count = saved.get("frame_count", 0)
         episode_count = saved.get("episode_count", 0)
@@ -375,12 +371,10 @@ def train(
                 episode_rewards.append(episode_reward)
                 running_reward = float(np.mean(episode_rewards))
                 episode_reward, episode_steps = 0.0, 0
-                if running_reward > config.solved_reward:
-                    run.announce(f"Solved at episode {episode_count}!")
                 state, _ = env.reset()
                 game_count, game_score = finished_games(env)
 
-            run.end_frame(  # a checkpoint, if one is due
+            run.end_frame(  # a snapshot or a checkpoint, if one is due
                 frame_count=frame_count,
                 episode_count=episode_count,
                 episode_steps=episode_steps,
@@ -391,6 +385,8 @@ def train(
                 batch_states=batch_states,
             )
 
+        if solved:
+            run.announce(f"Solved at episode {episode_count}!")
         run.finish(complete)
     return run
 

@@ -39,8 +39,8 @@ def loop(pace, replay):
     model_target = create_float_model(num_actions)
     optimizer = keras.optimizers.Adam(learning_rate=0.00025, clipnorm=1.0)
     loss_function = keras.losses.Huber()
-    action_history, state_history, state_next_history = [], [], []
-    rewards_history, done_history = [], []
+    histories = [[] for _ in range(5)]
+    action_history, state_history, state_next_history, rewards_history, done_history = histories
     state = np.array(env.reset(seed=42)[0])
 
     def step(action):
@@ -88,9 +88,6 @@ def loop(pace, replay):
         if frame_count % 10_000 == 0:
             model_target.set_weights(model.get_weights())
         if len(rewards_history) > replay:
-            for history in (
-                *(action_history, state_history, state_next_history),
-                *(rewards_history, done_history),
-            ):
+            for history in histories:
                 del history[:1]
         pace.frame()

@@ -76,9 +76,13 @@ class Worker:
         seconds, parts, resident, size = zip(*self.rounds[1:], strict=True)
         speeds = [self.frames / s for s in seconds]
         return {
-            **{"loop": self.name, "replay": self.replay, "bytes_a_transition": size[-1]},
+            "loop": self.name,
+            "replay": self.replay,
+            "bytes_a_transition": size[-1],
             "frames_per_second": statistics.median(speeds),
-            **{"lowest": min(speeds), "highest": max(speeds), "rounds": speeds},
+            "lowest": min(speeds),
+            "highest": max(speeds),
+            "rounds": speeds,
             "milliseconds_a_frame": 1e3 / statistics.median(speeds),
             "parts": {
                 part: 1e3 / self.frames * statistics.median(p[part] for p in parts)

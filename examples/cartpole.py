@@ -20,7 +20,7 @@ from gymnasium.wrappers import RecordEpisodeStatistics
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from support.console import ArgumentParser, UsageError, exit_status, say
+from support.console import ArgumentParser, UsageError, bounded, exit_status, say
 from support.device import device_name, keras, tf
 from support.files import require_writable
 from support.window import no_window, require_screen
@@ -46,7 +46,9 @@ def make_env(render=None):
         require_screen()
         try:
             env.reset()  # opens the window
-        except (RuntimeError, gym.error.DependencyNotInstalled) as error:
+        except gym.error.DependencyNotInstalled as error:  # pygame
+            raise UsageError(str(error)) from None
+        except RuntimeError as error:
             raise no_window(error) from None
     return RecordEpisodeStatistics(env)
 
@@ -133,8 +135,6 @@ def report(what, scores):
 
 def run(args):
     """The whole exercise: random play, training, test, save, load, the same test again."""
-    if args.steps < 1:
-        raise UsageError(f"--steps is {args.steps}, but must be at least 1.")
     config = replace(CONFIG, seed=args.seed, max_frames=args.steps)
     require_writable(WEIGHTS)  # now rather than after the training
     keras.utils.set_random_seed(config.seed)
@@ -157,7 +157,7 @@ def main(argv=None):
     """Runs the command line. Returns the exit status."""
     parser = ArgumentParser(prog="cartpole.py", description=__doc__.splitlines()[0])
     parser.add_argument("--seed", type=int, default=42, help="(default: 42)")
-    parser.add_argument("--steps", type=int, default=50_000, help="to train (default: 50000)")
+    parser.add_argument("--steps", type=bounded(int, 1), default=50_000, help="(default: 50000)")
     parser.add_argument("--render", choices=["human"], help="show it before and after training")
     return exit_status("cartpole.py", run, parser.parse_args(argv))
 

@@ -32,7 +32,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import play_breakout as pb
-from support.console import ArgumentParser, UsageError, exit_status, say
+from support.console import ArgumentParser, UsageError, bounded, exit_status, say
 from support.files import require_writable, unwritable
 from support.models import find_model, load_q_model
 from train_breakout import Config, make_q_values
@@ -95,7 +95,7 @@ def measure(path, settings, args):
 
     Args:
         path: pathlib.Path of a .keras file.
-        settings: dict of the settings of its run, or None if they are not known.
+        settings: dict of the settings of its run.
         args: gives `episodes`, `epsilon` and `seed`.
 
     Returns:
@@ -106,11 +106,6 @@ def measure(path, settings, args):
     Raises:
         UsageError: the network or its settings cannot be used, or too few lives ended.
     """
-    if settings is None:
-        raise UsageError(
-            f"There is no config.json for {path}: put that of its run beside it, since what an "
-            "agent should get depends on the run's settings."
-        )
     decisive = ("gamma", "terminal_value", "env_id")
     config = Config(**{name: settings[name] for name in decisive if name in settings})
     env, game = pb.make_game(config.env_id)
@@ -172,6 +167,12 @@ def write_csv(path, rows):
 def run(args):
     """Measures the networks that the arguments name. Raises UsageError."""
     models = [find_model(path, args.model) for path in args.paths]
+    for path, settings in models:
+        if settings is None:
+            raise UsageError(
+                f"There is no config.json for {path}: put that of its run beside it, since what an "
+                "agent should get depends on the run's settings."
+            )
     if args.csv is not None:
         require_writable(args.csv)  # now rather than after an hour of play
     rows = []
@@ -191,14 +192,14 @@ def main(argv=None):
     add = parser.add_argument
     add("paths", nargs="+", type=Path, metavar="PATH", help="a run folder or a .keras file")
     add("--model", choices=("best", "latest"), default="best", help="which of a run folder")
-    add("--episodes", type=pb.bounded(int, 2), default=30, metavar="N", help="games to play")
+    add("--episodes", type=bounded(int, 2), default=30, metavar="N", help="games to play")
     add(
         "--epsilon",
-        type=pb.bounded(float, 0, 1),
+        type=bounded(float, 0, 1),
         default=0.05,
         help="share of random actions; near 0 games repeat, and the errors are too small",
     )
-    add("--seed", type=pb.bounded(int, 0, 2**32 - 1), default=42, help="as in play_breakout.py")
+    add("--seed", type=bounded(int, 0, 2**32 - 1), default=42, help="as in play_breakout.py")
     add("--csv", type=Path, metavar="FILE", help="write the figures there, a row a network")
     return exit_status("overestimation.py", run, parser.parse_args(argv))
 

@@ -2,6 +2,7 @@
 
 import argparse
 import errno
+import math
 import os
 import signal
 import sys
@@ -61,6 +62,20 @@ class ArgumentParser(argparse.ArgumentParser):
 
     def error(self, message):
         self.exit(2, f"{self.prog}: {message}\n")
+
+
+def bounded(kind, low, high=math.inf):
+    """Returns a parser of numbers from `low` to `high`, for argparse."""
+
+    def parse(word):
+        value = kind(word)
+        if not low <= value <= high:
+            upper = f" and at most {high}" if high < math.inf else ""
+            raise argparse.ArgumentTypeError(f"{word} is not at least {low}{upper}")
+        return value
+
+    parse.__name__ = kind.__name__  # argparse names it in its messages
+    return parse
 
 
 def is_script():

@@ -129,7 +129,7 @@ def write_gif(path, pictures):
                     f"A GIF of more than {count / PICTURES_PER_SECOND:.0f} s of this size takes "
                     "too much memory: make it an .mp4, or give --video-seconds."
                 )
-            image = Image.fromarray(picture).quantize(256, dither=Image.Dither.NONE)
+            image = Image.fromarray(picture).quantize(256)
             # Delays are whole hundredths of a second: 7, 6, 7, ..., so that they add up.
             ends = [round(100 * n / PICTURES_PER_SECOND) for n in (count - 1, count)]
             image.info["duration"] = 10 * (ends[1] - ends[0])
