@@ -40,12 +40,23 @@ class LazyFrames:
         # np.concatenate(self.frames, axis=-1), in a quarter of the time.
         return np.asarray(cv2.merge(self.frames), dtype=dtype)
 
+    def __eq__(self, other):  # for Gymnasium's checker too
+        return np.array_equal(self, other) if isinstance(other, LazyFrames) else NotImplemented
 
-class NoopResetEnv(gym.Wrapper):
+
+class RecordedWrapper(gym.Wrapper, gym.utils.RecordConstructorArgs):
+    """Records its arguments: Gymnasium's checker wants to make the stack again from its spec."""
+
+    def __init__(self, env, **arguments):
+        gym.utils.RecordConstructorArgs.__init__(self, **arguments)
+        super().__init__(env)
+
+
+class NoopResetEnv(RecordedWrapper):
     """Starts every game with 1 to `noop_max` no-ops, drawn uniformly, so that games differ."""
 
     def __init__(self, env, noop_max=30):
-        super().__init__(env)
+        super().__init__(env, noop_max=noop_max)
         self.noop_max = noop_max
 
     def reset(self, *, seed=None, options=None):
@@ -57,7 +68,7 @@ class NoopResetEnv(gym.Wrapper):
         return observation, info
 
 
-class MaxAndSkipEnv(gym.Wrapper):
+class MaxAndSkipEnv(RecordedWrapper):
     """Repeats every action `skip` times, sums the rewards, and merges the last two screens.
 
     The pixel-wise maximum of two screens shows the objects that the Atari draws on
@@ -68,7 +79,7 @@ class MaxAndSkipEnv(gym.Wrapper):
     """
 
     def __init__(self, env, skip=4):
-        super().__init__(env)
+        super().__init__(env, skip=skip)
         self.skip = skip
         self._ale = None
         if getattr(self.unwrapped, "_obs_type", None) == "ram":
@@ -95,7 +106,7 @@ class MaxAndSkipEnv(gym.Wrapper):
         return np.maximum(screens[0], screens[-1]), total_reward, terminated, truncated, info
 
 
-class EpisodicLifeEnv(gym.Wrapper):
+class EpisodicLifeEnv(RecordedWrapper):
     """Makes every life an episode, so that an agent learns sooner to avoid losing one.
 
     `reset` starts a new game after a game over or a truncation, or when it is given a seed,
@@ -122,13 +133,14 @@ class EpisodicLifeEnv(gym.Wrapper):
         else:
             observation, _, terminated, truncated, info = self.env.step(0)
             if terminated or truncated:
-                observation, info = self.env.reset(options=options)
+                observation, reset_info = self.env.reset(options=options)
+                info = info | reset_info  # keeps the score of the game that ended
         self.game_ended = False
         self.lives = self.unwrapped.ale.lives()
         return observation, info
 
 
-class FireResetEnv(gym.Wrapper):
+class FireResetEnv(RecordedWrapper):
     """Presses FIRE (action 1) and action 2 (RIGHT on Breakout) at a reset, to serve the ball."""
 
     def __init__(self, env):
@@ -140,13 +152,15 @@ class FireResetEnv(gym.Wrapper):
     def reset(self, *, seed=None, options=None):
         observation, info = self.env.reset(seed=seed, options=options)
         for action in (1, 2):
-            observation, _, terminated, truncated, info = self.env.step(action)
+            observation, _, terminated, truncated, step_info = self.env.step(action)
+            info = info | step_info  # keeps the score of a game that ended before
             if terminated or truncated:
-                observation, info = self.env.reset(options=options)
+                observation, reset_info = self.env.reset(options=options)
+                info = info | reset_info
         return observation, info
 
 
-class WarpFrame(gym.ObservationWrapper):
+class WarpFrame(RecordedWrapper, gym.ObservationWrapper):
     """Turns an RGB screen into a grey frame of 84x84: uint8 `(84, 84, 1)`."""
 
     def __init__(self, env):
@@ -160,7 +174,7 @@ class WarpFrame(gym.ObservationWrapper):
         return frame
 
 
-class ScaledFloatFrame(gym.ObservationWrapper):
+class ScaledFloatFrame(RecordedWrapper, gym.ObservationWrapper):
     """Scales pixels to float32 in [0, 1], at four times the memory (the trainer does without)."""
 
     def __init__(self, env):
@@ -171,18 +185,18 @@ class ScaledFloatFrame(gym.ObservationWrapper):
         return observation.astype(np.float32) / np.float32(255)
 
 
-class ClipRewardEnv(gym.RewardWrapper):
+class ClipRewardEnv(RecordedWrapper, gym.RewardWrapper):
     """Clips every reward to its sign, so that one learning rate suits all games."""
 
     def reward(self, reward):
         return float(np.sign(reward))
 
 
-class FrameStack(gym.Wrapper):
+class FrameStack(RecordedWrapper):
     """Observes the last `k` frames as `LazyFrames`, oldest first; a reset repeats its frame."""
 
     def __init__(self, env, k):
-        super().__init__(env)
+        super().__init__(env, k=k)
         self.k = k
         space = env.observation_space
         shape = (*space.shape[:-1], space.shape[-1] * k)
@@ -237,7 +251,8 @@ def wrap_deepmind(env, episode_life=True, clip_rewards=True, frame_stack=False, 
     Returns:
         An environment whose observations are `LazyFrames` of `(84, 84, 4)` with
         `frame_stack`, else arrays `(84, 84, 1)`: uint8, or float32 with `scale`.
-        `finished_games` tells the scores of its games.
+        When a game (not a life) ends, also inside a reset, `info["episode"]` holds its
+        unclipped score `"r"` and its length `"l"` in steps of `env`.
     """
     env = gym.wrappers.RecordEpisodeStatistics(env)
     if episode_life:

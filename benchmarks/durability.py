@@ -24,7 +24,7 @@ import numpy as np
 
 from benchmarks.pace import fill
 from benchmarks.throughput import machine
-from support.checkpoint import Checkpoints
+from support.checkpoint import SEGMENT, Checkpoints
 
 
 def new_checkpoints(folder, config):
@@ -48,10 +48,17 @@ def measure_checkpoint(length, added, rounds):
     config = train_breakout.Config(max_memory_length=length)
     with tempfile.TemporaryDirectory() as folder:
         checkpoints = new_checkpoints(Path(folder), config)
-        fill(checkpoints.replay.add, length)
+        encoding = []
+
+        def add(*transition):
+            checkpoints.replay.add(*transition)
+            if checkpoints.replay.added % SEGMENT == 0:  # as a run does
+                encoding.append(seconds_of(checkpoints.encode_replay))
+
+        fill(add, length)
         first, later = seconds_of(checkpoints.save, {}, {}), []
         for _ in range(rounds):
-            fill(checkpoints.replay.add, added)
+            fill(add, added)
             later.append(seconds_of(checkpoints.save, {}, {}))
         sizes = [file.stat().st_size / 1e6 for file in Path(folder).iterdir()]
         checkpoints = None  # one replay in memory is enough
@@ -63,13 +70,15 @@ def measure_checkpoint(length, added, rounds):
     print(f"| a later one, after {added} frames | {median:.2f} s ({spread}) |")
     print(f"| share of 5 minutes | {median / 300:.2%} |")
     print(f"| on disk | {' and '.join(f'{size:.0f}' for size in sizes)} MB |")
+    between = statistics.median(encoding or [0])
+    print(f"| encoding every {SEGMENT} frames, in between | {between:.2f} s |")
     print(f"| reading the latest | {reading:.2f} s |")
 
 
 def main(argv=None):
     parser = ArgumentParser(prog="durability.py", description=__doc__.split("\n")[0])
     parser.add_argument("--length", type=int, default=100_000, help="transitions in the replay")
-    parser.add_argument("--added", type=int, default=45_000, help="frames between checkpoints")
+    parser.add_argument("--added", type=int, default=70_000, help="frames between checkpoints")
     parser.add_argument("--rounds", type=int, default=3)
     args = parser.parse_args(argv)
     print(", ".join(f"{key} {value}" for key, value in machine().items()), flush=True)

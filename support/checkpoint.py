@@ -76,7 +76,7 @@ class Checkpoints:
                 {str(i): np.asarray(v.numpy()) for i, v in enumerate(self.variables)}
             ),
             "env": pack(get_env_state(self.env)),
-            **self._encode_replay(),
+            **self.encode_replay(),
         }
         state = {
             "number": self.number + 1,
@@ -178,8 +178,11 @@ class Checkpoints:
                 self._segments[name] = data
         return unpack(parts["values"])
 
-    def _encode_replay(self):
-        """Returns the segments of the replay, of which the new ones are encoded: dict to bytes."""
+    def encode_replay(self):
+        """Encodes what is new in the replay. Returns all its segments: dict of name to bytes.
+
+        Called at every SEGMENT transitions, it leaves little for `save` to do.
+        """
         replay = self.replay
         oldest = replay.added - len(replay)
         segments = {}

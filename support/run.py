@@ -9,7 +9,7 @@ import time
 
 import numpy as np
 
-from support.checkpoint import Checkpoints
+from support.checkpoint import SEGMENT, Checkpoints
 from support.console import FrameCounter, SickRunError, UsageError, say, script_path, warn
 from support.device import describe_device, require_memory
 from support.files import replacing
@@ -179,6 +179,9 @@ class Run:
         if frame_count == 250_000 or frame_count % 1_000_000 == 0:
             self._require_health(frame_count, values["loss"])
             self._save_model(f"snapshots/{frame_count:09d}.keras")
+        if frame_count % SEGMENT == 0 and self._checkpoints:  # little by little: short checkpoints
+            with contextlib.suppress(MemoryError):  # of which the checkpoint will warn
+                self._checkpoints.encode_replay()
         if self.checkpoint_is_due():
             self.checkpoint()
         self._counter.show(frame_count)

@@ -146,8 +146,22 @@ def test_another_game_has_no_yardsticks_and_may_lose_points(tmp_path):
     assert axes.get_ylim()[0] < -21
 
 
-def test_names_that_mean_something_to_matplotlib(tmp_path):
-    assert labels(draw(make_run(tmp_path / "_x$_y$^", [1, 2]))) == [r"_x\$_y\$^"]
+def test_the_legend_covers_nothing_and_is_not_cut_off(tmp_path):
+    """Eight long labels, and names that mean something to matplotlib."""
+    runs = [
+        make_run(
+            tmp_path / f"_x$_y$^{n}{s}", [1, 2], seed=s, gamma=n, learning_rate=n, batch_size=n
+        )
+        for n in range(8)
+        for s in (1, 2)
+    ]
+    figure = draw(*runs, make_run(tmp_path / "_x$_y$^", [1, 2], gamma=9))
+    box = figure.legends[0].get_window_extent()
+    assert len(labels(figure)) == 9
+    assert labels(figure)[-1] == r"_x\$_y\$^"
+    assert not any(box.overlaps(axes.get_tightbbox()) for axes in figure.axes)
+    assert figure.bbox.contains(box.x0, box.y0)
+    assert figure.bbox.contains(box.x1, box.y1)
 
 
 # --------------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ import hashlib
 import io
 import json
 import os
+import random
 import re
 import resource
 import shlex
@@ -165,7 +166,8 @@ class Driver:
 @pytest.fixture(autouse=True)
 def _folder(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("support.checkpoint.SEGMENT", 32)  # several of them
+    for module in ("run", "checkpoint"):
+        monkeypatch.setattr(f"support.{module}.SEGMENT", 32)  # several of them
 
 
 @pytest.fixture
@@ -215,6 +217,23 @@ def test_the_uninterrupted_run_is_worth_comparing_with(uninterrupted):
 
 # --------------------------------------------------------------------------------------
 # Crashes
+
+
+@pytest.mark.slow
+def test_a_run_that_crashes_again_and_again_is_the_uninterrupted_one(folder, driver, uninterrupted):
+    dice, frame, crashes = random.Random(3), 0, 0
+    driver.every = 30
+    while frame < 280:
+        frame += dice.randrange(1, 70)
+        driver.actions = {frame: (crash,)}
+        try:
+            train(folder, resume=crashes > 0)
+            break
+        except Crash:
+            crashes += 1
+            frame -= frame % 30
+    assert crashes >= 4
+    assert driver.outcome() == uninterrupted
 
 
 @pytest.mark.slow

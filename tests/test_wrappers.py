@@ -1,10 +1,14 @@
 """The preprocessing: as a whole against raw screens, and each wrapper against a script."""
 
+from functools import partial
+
 import cv2
 import gymnasium as gym
 import numpy as np
 import pytest
 from conftest import ScriptedEnv, assert_uniform, number_of, play
+from gymnasium.utils.env_checker import check_env
+from gymnasium.vector import AsyncVectorEnv, SyncVectorEnv
 
 import train_breakout
 from wrappers import (
@@ -14,6 +18,7 @@ from wrappers import (
     MaxAndSkipEnv,
     NoopResetEnv,
     ScaledFloatFrame,
+    WarpFrame,
     make_atari,
     wrap_deepmind,
 )
@@ -105,29 +110,48 @@ class NaivePreprocessing:
 def test_preprocessing_equals_a_naive_computation_from_raw_screens(env_id, steps, games, episodes):
     env, naive = wrap_deepmind(make_atari(env_id), frame_stack=True), NaivePreprocessing(env_id)
     rng = np.random.default_rng(0)
-    ends = 0
+    finished, ends = [], 0
 
-    def assert_same_games():
-        queues = map(env.get_wrapper_attr, ("return_queue", "length_queue"))
-        assert list(zip(*queues, strict=True)) == naive.finished
+    def note_finished_game(info):
+        if "episode" in info:
+            finished.append((info["episode"]["r"], info["episode"]["l"]))
+        assert finished == naive.finished
 
-    state, _ = env.reset(seed=7)
+    state, info = env.reset(seed=7)
     np.testing.assert_array_equal(np.asarray(state), naive.reset(seed=7))
+    note_finished_game(info)
     for number in range(1, steps + 1):
         action = int(rng.integers(env.action_space.n))
-        state, reward, terminated, truncated, _ = env.step(action)
+        state, reward, terminated, truncated, info = env.step(action)
         expected, expected_reward, ended = naive.step(action)
         known = 3 if naive.over else 4  # a game's last frame is unspecified
         np.testing.assert_array_equal(np.asarray(state)[..., :known], expected[..., :known])
         assert (reward, terminated, truncated) == (expected_reward, ended, False)
-        assert_same_games()
+        note_finished_game(info)
         ends += ended
         if ended or number % 97 == 0:  # the latter as when an episode is cut off
-            state, _ = env.reset()
+            state, info = env.reset()
             np.testing.assert_array_equal(np.asarray(state), naive.reset())
-            assert_same_games()
-    assert len(naive.finished) >= games
+            note_finished_game(info)
+    assert len(finished) >= games
     assert ends in episodes
+
+
+def test_an_observation_shares_its_frames_and_never_changes():
+    env = breakout(frame_stack=True)
+    states = [env.reset(seed=0)[0]]
+    copies = [np.array(states[0])]
+    for number in range(100):
+        state, _, ended, _, _ = env.step(number % 4)
+        assert all(a is b for a, b in zip(states[-1].frames[1:], state.frames[:-1], strict=True))
+        assert all(state.frames[-1] is not frame for frame in state.frames[:-1])
+        if ended:
+            state, _ = env.reset()
+            assert len({id(frame) for frame in state.frames}) == 1
+        states.append(state)
+        copies.append(np.array(state))
+    for state, before in zip(states, copies, strict=True):
+        np.testing.assert_array_equal(np.asarray(state), before)
 
 
 def test_wrap_deepmind_without_episode_life_ends_with_the_game_only():
@@ -174,10 +198,12 @@ def test_make_atari_refuses_any_other_id_by_one_sentence(env_id, use):
         make_atari(env_id)
 
 
+@pytest.mark.filterwarnings("ignore:.*(different from the unwrapped|numpy array)")
 @pytest.mark.parametrize("stack", [False, True])
 @pytest.mark.parametrize("scale", [False, True])
 def test_observations_are_as_declared(stack, scale):
     env = breakout(frame_stack=stack, scale=scale)
+    check_env(env, skip_render_check=True)  # Gymnasium's
     declared = (84, 84, 4 if stack else 1), np.float32 if scale else np.uint8
     assert (env.observation_space.shape, env.observation_space.dtype) == declared
     for state in (env.reset(seed=0)[0], env.step(2)[0]):
@@ -185,6 +211,19 @@ def test_observations_are_as_declared(stack, scale):
         assert (state.shape, state.dtype) == declared
         assert env.observation_space.contains(state)
         assert 0.5 < state.max() < 1 if scale else state.max() > 100
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("vector_env", [SyncVectorEnv, partial(AsyncVectorEnv, context="spawn")])
+def test_a_vector_environment_plays_as_a_single_one(vector_env):
+    # A lambda, so that the processes do not import this file.
+    envs = vector_env([lambda: wrap_deepmind(make_atari(BREAKOUT), frame_stack=True)] * 2)
+    single = breakout(frame_stack=True)
+    together, alone = envs.reset(seed=[5, 6])[0], single.reset(seed=5)[0]
+    for action in (2, 3, 0, 1) * 5:
+        np.testing.assert_array_equal(together[0], alone)
+        together, alone = envs.step([action] * 2)[0], single.step(action)[0]
+    envs.close()
 
 
 # --------------------------------------------------------------------------------------
@@ -222,6 +261,29 @@ def test_noop_reset_starts_another_game_when_the_noops_end_one(end):
 
 # --------------------------------------------------------------------------------------
 # MaxAndSkipEnv
+
+
+def test_max_and_skip_merges_the_last_two_screens_and_sums_the_rewards():
+    rng = np.random.default_rng(0)
+    screens = rng.integers(256, size=(20, 5, 4, 3), dtype=np.uint8)
+    rewards = [3.0, -1.0, 0.5, 8.0] * 4
+    base = ScriptedEnv(
+        [play(reward=reward) for reward in rewards],
+        shape=(5, 4, 3),
+        draw=lambda number: screens[number],
+    )
+    env = MaxAndSkipEnv(base)
+    state, _ = env.reset()
+    np.testing.assert_array_equal(state, screens[0])
+    for number in range(1, 4):
+        state, reward, terminated, truncated, _ = env.step(number)
+        last = number * 4  # screen 0 is the reset's
+        np.testing.assert_array_equal(state, np.maximum(screens[last - 1], screens[last]))
+        assert reward == sum(rewards[last - 4 : last])
+        assert not terminated
+        assert not truncated
+        assert base.calls[-4:] == [number] * 4
+    assert len(base.calls) == 1 + 3 * 4
 
 
 @pytest.mark.parametrize("frames", [1, 2, 3, 4])
@@ -306,6 +368,13 @@ def test_fire_reset_resets_a_game_that_ends_inside(end, script, calls):
 # WarpFrame, ScaledFloatFrame, ClipRewardEnv, LazyFrames
 
 
+@pytest.mark.parametrize(("colour", "grey"), [((255, 0, 0), 76), ((0, 255, 0), 150)])
+def test_warp_frame_weighs_the_colours_as_red_green_blue(colour, grey):
+    screen = np.full((210, 160, 3), colour, np.uint8)
+    env = WarpFrame(ScriptedEnv(shape=(210, 160, 3), draw=lambda number: screen))
+    assert np.unique(env.reset()[0]) == [grey]
+
+
 def every_byte():
     """All 256 pixel values as one frame, and the environment that shows it."""
     values = np.arange(256, dtype=np.uint8)
@@ -348,3 +417,21 @@ def test_lazy_frames_become_arrays_of_any_dtype_of_their_own():
     assert (array.dtype, array[0, 0].tolist()) == (np.float32, [1, 2, 3, 4])
     np.asarray(state)[:] = 0  # a new array, so the frames keep their pixels
     assert [int(frame.max()) for frame in frames] == [1, 2, 3, 4]
+
+
+# --------------------------------------------------------------------------------------
+# The score of a game, in info
+
+
+@pytest.mark.parametrize("end", ["terminated", "truncated"])
+@pytest.mark.parametrize("steps", [1, 2, 3], ids=["in the no-op", "in FIRE", "in RIGHT"])
+def test_the_score_of_a_game_that_ends_inside_a_reset_is_in_the_info_of_the_reset(end, steps):
+    first_life = [play(), play(), play(reward=5.0, lives=4)]
+    inside = [play() for _ in range(steps - 1)] + [play(reward=2.0, **{end: True})]
+    env = wrap_deepmind(ScriptedEnv([*first_life, *inside], [], shape=(210, 160, 3)))
+    env.reset()
+    assert env.step(3)[2]
+    _, info = env.reset()
+    assert (info["episode"]["r"], info["episode"]["l"]) == (7, 3 + steps)
+    assert "episode" not in env.step(3)[4]
+    assert "episode" not in env.reset()[1]
