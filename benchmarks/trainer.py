@@ -45,7 +45,7 @@ def loop(pace, replay, jit_compile=False):
             epsilon_random_frames=0,
             max_memory_length=replay,
             max_frames=0,
-            checkpoint_minutes=1e6,  # but for the first; their cost is durability.py's
+            checkpoint_minutes=1e6,  # but for the first; their cost is checkpoints.py's
             jit_compile=jit_compile,
             run_dir=f"{folder}/run",
         )

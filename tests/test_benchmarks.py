@@ -6,7 +6,7 @@ from importlib.util import find_spec
 import numpy as np
 import pytest
 
-from benchmarks import durability, throughput
+from benchmarks import checkpoints, throughput
 from benchmarks.pace import fill
 from wrappers import LazyFrames
 
@@ -63,7 +63,7 @@ def test_copies_that_fill_a_replay_share_frames_as_real_ones_do():
 
 
 def test_what_a_checkpoint_costs(capsys):
-    assert durability.main(["--length", "60", "--added", "40", "--rounds", "1"]) == 0
+    assert checkpoints.main(["--length", "60", "--added", "40", "--rounds", "1"]) == 0
     rows = [line.split("|")[1].strip() for line in capsys.readouterr().out.splitlines()[1:]]
     assert rows[0] == "replay of 60 transitions"
     assert rows[-1] == "reading the latest"

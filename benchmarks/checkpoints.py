@@ -1,6 +1,6 @@
 """What checkpoints cost.
 
-    python benchmarks/durability.py --length 100000
+    python benchmarks/checkpoints.py --length 100000
 
 It fills a replay, writes a first checkpoint, and then some more, each after as many new
 transitions as a run adds between two. They go where temporary files go (TMPDIR).
@@ -76,7 +76,7 @@ def measure_checkpoint(length, added, rounds):
 
 
 def main(argv=None):
-    parser = ArgumentParser(prog="durability.py", description=__doc__.split("\n")[0])
+    parser = ArgumentParser(prog="checkpoints.py", description=__doc__.split("\n")[0])
     parser.add_argument("--length", type=int, default=100_000, help="transitions in the replay")
     parser.add_argument("--added", type=int, default=70_000, help="frames between checkpoints")
     parser.add_argument("--rounds", type=int, default=3)
