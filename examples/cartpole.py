@@ -157,7 +157,8 @@ def main(argv=None):
     """Runs the command line. Returns the exit status."""
     parser = ArgumentParser(prog="cartpole.py", description=__doc__.splitlines()[0])
     parser.add_argument("--seed", type=int, default=42, help="(default: 42)")
-    parser.add_argument("--steps", type=bounded(int, 1), default=50_000, help="(default: 50000)")
+    text = "to train (default: 50000)"
+    parser.add_argument("--steps", type=bounded(int, 1), default=50_000, help=text)
     parser.add_argument("--render", choices=["human"], help="show it before and after training")
     return exit_status("cartpole.py", run, parser.parse_args(argv))
 

@@ -152,7 +152,7 @@ class RunFolder:
             )
 
     def holds_results(self):
-        """Whether there is anything that a beginning at frame 0 would overwrite."""
+        """Whether there is more than a run leaves that ended before its first checkpoint."""
         return any((self.path / name).exists() for name in RESULTS)
 
     def write_config(self):

@@ -167,7 +167,7 @@ def test_a_commit_waits_for_the_disk(tmp_path):
 
 
 def flipped(data, place):
-    return bytes([*data[:place], data[place] ^ 0xFF, *data[place + 1 :]])
+    return data[:place] + bytes([data[place] ^ 0xFF]) + data[place + 1 :]
 
 
 def test_any_damage_is_noticed_or_harmless(written, capsys):

@@ -27,7 +27,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from conftest import flags, other_value, without_times
+from conftest import flags, other_value, python, without_times
 
 import train_breakout as tb
 from support import console, run_log, signals
@@ -569,8 +569,7 @@ def test_two_processes_on_one_folder(folder, driver):
 
     def start_another(run):
         before = files_in(folder)
-        command = [sys.executable, tb.__file__, "--resume", *flags(run_dir=folder)]
-        children.append(subprocess.run(command, capture_output=True, text=True))
+        children.append(python(tb.__file__, "--resume", *flags(run_dir=folder)))
         assert files_in(folder) == before
 
     driver.at(70, start_another)
