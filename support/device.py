@@ -10,6 +10,9 @@ import shutil
 import sys
 from importlib.metadata import version
 
+import cv2
+import numpy as np
+
 from support.console import UsageError, is_script, quit_on_interrupt, say, warn
 
 if "keras" in sys.modules and sys.modules["keras"].backend.backend() != "tensorflow":
@@ -78,6 +81,8 @@ def versions_in_use():
         "Python": platform.python_version(),
         "TensorFlow": tf.__version__,
         "Keras": keras.__version__,
+        "NumPy": np.__version__,
+        "OpenCV": cv2.__version__,
         "Gymnasium": version("gymnasium"),
         "ale-py": version("ale-py"),
     }

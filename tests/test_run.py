@@ -625,7 +625,7 @@ def test_a_finished_run_is_not_changed_and_says_how_to_go_on(folder, driver, uni
     assert driver.outcome() == uninterrupted
     starts = json.loads((folder / "config.json").read_text())["sessions"]
     assert len(starts) == 4
-    assert all({"started", "TensorFlow"} < set(start) for start in starts)
+    assert all({"started", "TensorFlow", "NumPy", "OpenCV"} < set(start) for start in starts)
 
 
 @pytest.mark.slow
