@@ -12,8 +12,8 @@ alone does not show where the ball is going. Rewards are clipped to -1, 0 or 1.
 Q-values. Q(s, a) is the return to expect after action a in state s: the rewards to come,
 each discounted by `gamma` a step, if one acts as well as possible from then on. An agent that
 knows Q does so by taking the action of the largest Q. And Q can be learned from single steps,
-because on average its values must agree from one step to the next (Bellman's equation, for
-one observed step):
+because a step is worth, on average, its reward and what the state that it leads to is worth,
+discounted (Bellman's equation, for one observed step):
 
     Q(s, a) = reward + gamma * max over a' of Q(next state, a')
 
@@ -74,7 +74,7 @@ from wrappers import finished_games, make_atari, wrap_deepmind
 class Config(Settings):
     """The settings of a run. Each is also a flag of the command line."""
 
-    # The algorithm. Names and values are the tutorial's (all but `max_frames`), most the paper's.
+    # The algorithm. All values but `max_frames` are the tutorial's, and most the paper's.
     seed: int = setting(42, "seeds NumPy, TensorFlow and the environment", ge=0, le=2**32 - 1)
     gamma: float = setting(0.99, "discount factor of future rewards", ge=0, le=1)
     epsilon_max: float = setting(1.0, "exploration rate at the first frame", ge=0, le=1)
@@ -344,8 +344,8 @@ def train(
             if frame_count % config.update_target_network == 0:
                 model_target.set_weights(model.get_weights())
 
-            # Say how it goes. Whatever is handed over is a column of progress.csv, and a new one
-            # a panel of the plot; what the text names is in the line.
+            # Say how it goes. Every number handed over is a column of progress.csv, and a new one a
+            # panel of the plot as well; the line prints those that its text names.
             if frame_count % config.log_every == 0:
                 expected = None if loss is None else tf.reduce_max(model(batch_states), axis=1)
                 run.log(
