@@ -42,17 +42,9 @@ def assert_uniform(draws, values):
 
 def environment():
     """The environment of a user's shell, without what importing the trainer here has set."""
-    unset = (
-        "TF_CPP_MIN_LOG_LEVEL",
-        "TF_ENABLE_ONEDNN_OPTS",
-        "TF_FORCE_GPU_ALLOW_GROWTH",
-        "KERAS_BACKEND",
-        "DISPLAY",
-        "WAYLAND_DISPLAY",
-        "SDL_VIDEODRIVER",
-        "SDL_RENDER_DRIVER",
-        "SDL_FRAMEBUFFER_ACCELERATION",
-    )
+    unset = "TF_CPP_MIN_LOG_LEVEL", "TF_ENABLE_ONEDNN_OPTS", "TF_FORCE_GPU_ALLOW_GROWTH"
+    unset += "KERAS_BACKEND", "DISPLAY", "WAYLAND_DISPLAY"
+    unset += "SDL_VIDEODRIVER", "SDL_RENDER_DRIVER", "SDL_FRAMEBUFFER_ACCELERATION"
     return {name: value for name, value in os.environ.items() if name not in unset}
 
 
@@ -133,10 +125,9 @@ class ScriptedEnv(gym.Env):
     which they are shown. `calls` lists what was done: "reset" or the action.
     """
 
-    def __init__(self, *games, shape=(84, 84, 4), draw=None, meanings=None):
+    def __init__(self, *games, shape=(84, 84, 4), draw=None):
         self.observation_space = gym.spaces.Box(0, 255, shape, np.uint8)
-        self.meanings = meanings or ["NOOP", "FIRE", "RIGHT", "LEFT"]
-        self.action_space = gym.spaces.Discrete(len(self.meanings))
+        self.action_space = gym.spaces.Discrete(4)
         self.ale = SimpleNamespace(lives=lambda: self.lives)
         self.games = games or ([],)
         self.draw = draw or (lambda number: numbered_frame(number, shape))
@@ -150,7 +141,7 @@ class ScriptedEnv(gym.Env):
         return self.calls.count("reset")
 
     def get_action_meanings(self):
-        return self.meanings
+        return ["NOOP", "FIRE", "RIGHT", "LEFT"]
 
     def _show(self):
         self.shown += 1

@@ -13,7 +13,9 @@ from wrappers import LazyFrames
 pytestmark = pytest.mark.slow
 
 
-def test_loops_take_turns_and_are_compared_with_the_first(tmp_path, capsys):
+def test_loops_take_turns_and_are_compared_with_the_first(tmp_path, capsys, monkeypatch):
+    order, receive = [], throughput.Worker.receive
+    monkeypatch.setattr(throughput.Worker, "receive", lambda w: order.append(w.name) or receive(w))
     file = tmp_path / "speed.json"
     loops = ["trainer", "textbook:40", "wrappers", "gymnasium"]
     small = ["--replay", "60", "--frames", "8", "--rounds", "2", "--json", str(file)]
@@ -21,6 +23,7 @@ def test_loops_take_turns_and_are_compared_with_the_first(tmp_path, capsys):
     printed = capsys.readouterr().out
     found = json.loads(file.read_text())["loops"]
     assert [of["loop"] for of in found] == ["trainer", "textbook", "wrappers", "gymnasium"]
+    assert order == [of["loop"] for of in found] * 3
     assert [of["replay"] for of in found] == [60, 40, 60, 60]
     for of in found:
         assert f"| {of['loop']} | {of['replay']} | {of['frames_per_second']:.1f} |" in printed

@@ -72,15 +72,9 @@ def play(learner, frames):
         variable.assign(rng.random(variable.shape, np.float32))
 
 
-def checkpoints_of(folder, learner, settings=None):
-    return Checkpoints(
-        folder,
-        settings or {"gamma": 0.9},
-        learner.env,
-        learner.variables,
-        learner.replay,
-        learner.rng,
-    )
+def checkpoints_of(folder, learner):
+    objects = learner.env, learner.variables, learner.replay, learner.rng
+    return Checkpoints(folder, {"gamma": 0.9}, *objects)
 
 
 def contents(learner):
@@ -104,10 +98,7 @@ def loaded(folder, like):
     """Returns a fresh learner restored from a folder, and the record that was saved with it."""
     shapes = [variable.shape for variable in like.variables]
     learner = make_learner(like.replay.capacity, shapes)
-    found = checkpoints_of(folder, learner).load()
-    if found is None:
-        return None, None
-    learner.values, record = found
+    learner.values, record = checkpoints_of(folder, learner).load()
     return learner, record
 
 
@@ -279,14 +270,11 @@ def save_for_ever(folder, learner, number, pipe):
 def test_a_save_that_fails_changes_neither_checkpoint(written, monkeypatch):
     play(written.learner, 40)
 
-    def full(*args):
-        raise sqlite3.OperationalError("database or disk is full")
-
     class Full(sqlite3.Connection):
         def executemany(self, statement, rows):
             if statement.startswith("INSERT"):
                 super().executemany(statement, list(rows)[:2])
-                full()
+                raise sqlite3.OperationalError("database or disk is full")
             return super().executemany(statement, rows)
 
     connect = sqlite3.connect

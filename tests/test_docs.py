@@ -31,18 +31,13 @@ def test_there_are_commands_to_check():
 
 @pytest.mark.parametrize("script", sorted(commands()))
 def test_a_command_names_a_script_and_flags_that_exist(script, monkeypatch, capsys):
-    def help_of(*words):
-        monkeypatch.setattr(sys, "argv", [script, *words, "--help"])
-        with pytest.raises(SystemExit) as stop:
-            runpy.run_path(ROOT / script, run_name="__main__")
-        assert stop.value.code == 0
-        return capsys.readouterr().out
-
-    text = help_of()
-    for names in re.findall(r"\{([\w,]+)\}", text)[:1]:  # a script's own subcommands
-        text += "".join(map(help_of, names.split(",")))
+    monkeypatch.setattr(sys, "argv", [script, "--help"])
+    with pytest.raises(SystemExit) as stop:
+        runpy.run_path(ROOT / script, run_name="__main__")
+    assert stop.value.code == 0
+    text = capsys.readouterr().out
     for flag in commands()[script]:
-        assert re.search(rf"{flag}\b", text), flag
+        assert re.search(rf"{flag}(?![\w-])", text), flag
 
 
 def test_nothing_in_support_uses_the_scripts():
