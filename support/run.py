@@ -226,7 +226,11 @@ class Run:
     def checkpoint(self):
         """Saves the model, and all that the run needs to go on; warns if it can't."""
         self._require_health(self.values["frame_count"], self.values["loss"])
-        self._save_model("model.keras")  # first, so that it is never older than the checkpoint
+        # It comes first, so that it is never older than the checkpoint. But a folder with a
+        # model and no checkpoint holds a copy, and not a run that was killed as it began.
+        begins = self._checkpoints and not self._checkpoints.number
+        if not begins:
+            self._save_model("model.keras")
         if self._checkpoints:
             record = {
                 "log": self._log.record(),
@@ -234,6 +238,8 @@ class Run:
                 "random_games": self._random_games,
             }
             self._try("the checkpoint", lambda: self._checkpoints.save(self.values, record))
+        if begins:
+            self._save_model("model.keras")
         if "config.json" in self.unsaved:
             self._try("config.json", self._folder.write_config)
         self._try("the log", self._log.write)

@@ -18,7 +18,7 @@ from support.settings import read_config
 
 FORMAT = 2  # of config.json and of checkpoints
 RUNS = Path("runs")
-RESULTS = ("log.txt", "progress.csv", "best.keras")  # not there before the first checkpoint
+RESULTS = ("log.txt", "progress.csv", "best.keras", "model.keras")
 
 
 def new_run_folder(config):
@@ -27,7 +27,7 @@ def new_run_folder(config):
         folder = Path(config.run_dir)
         if folder.exists() and not folder.is_dir():
             raise UsageError(f"{folder} is a file: give a folder with --run-dir.")
-        names = ("config.json", "model.keras", *RESULTS, "checkpoints/*", "snapshots/*")
+        names = ("config.json", *RESULTS, "checkpoints/*", "snapshots/*")
         if any(any(folder.glob(name)) for name in names):
             raise UsageError(
                 f"{folder} already holds a run: continue it with --resume, "

@@ -24,7 +24,7 @@ class StopSignals:
         # Python delivers signals to the main thread only, and lets no other one ask.
         if threading.current_thread() is threading.main_thread():
             for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-                # What is ignored stays so: SIGHUP under `nohup`, SIGINT behind a shell's `&`.
+                # What is ignored stays so: SIGHUP under `nohup`.
                 if signal.getsignal(signum) not in (signal.SIG_IGN, None):
                     self._handlers[signum] = signal.signal(signum, self._receive)
         return self

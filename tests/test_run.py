@@ -721,11 +721,15 @@ def test_a_run_that_cannot_be_saved_does_not_offer_to_go_on(capsys, run):
 def test_a_copy_without_checkpoints_is_not_begun_anew(folder, driver, refused):
     """As the runs that are shipped: a new beginning would overwrite what is there."""
     crashed_run(folder, driver, frame=70)
-    shutil.rmtree(folder / "checkpoints")
-    (folder / "model.keras").rename(folder / "best.keras")
-    before = files_in(folder)
-    assert "no checkpoint to resume from" in refused(tb.main, "--resume", "--run-dir", folder)
-    assert files_in(folder) == before
+    shutil.copy(folder / "model.keras", folder / "best.keras")
+    for name in ("log.txt", "progress.csv", "best.keras", "model.keras"):
+        copy = folder / name.partition(".")[0]
+        copy.mkdir()
+        for file in ("config.json", name):
+            shutil.copy(folder / file, copy)
+        before = files_in(copy)
+        assert "no checkpoint to resume from" in refused(tb.main, "--resume", "--run-dir", copy)
+        assert files_in(copy) == before
 
 
 # --------------------------------------------------------------------------------------
