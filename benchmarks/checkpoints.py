@@ -68,7 +68,6 @@ def measure_checkpoint(length, added, rounds):
     print(f"| the first, of a full replay | {first:.2f} s |")
     spread = f"{min(later):.2f} to {max(later):.2f}"
     print(f"| a later one, after {added} frames | {median:.2f} s ({spread}) |")
-    print(f"| share of 5 minutes | {median / 300:.2%} |")
     print(f"| on disk | {' and '.join(f'{size:.0f}' for size in sizes)} MB |")
     between = statistics.median(encoding or [0])
     print(f"| encoding every {SEGMENT} frames, in between | {between:.2f} s |")

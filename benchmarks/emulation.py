@@ -1,4 +1,4 @@
-"""Random play: the emulator with our wrappers, or with Gymnasium's."""
+"""Random play of whole games: the emulator with our wrappers, or with Gymnasium's."""
 
 import gymnasium as gym
 import numpy as np
@@ -11,14 +11,14 @@ from wrappers import make_atari, wrap_deepmind
 def loop(pace, replay, ours):
     """`replay` is not used."""
     if ours:
-        env = wrap_deepmind(make_atari(ENV_ID), frame_stack=True)
+        env = wrap_deepmind(make_atari(ENV_ID), episode_life=False, frame_stack=True)
     else:
-        env = AtariPreprocessing(gym.make(ENV_ID), terminal_on_life_loss=True)
-        env = FrameStackObservation(env, 4)
+        env = FrameStackObservation(AtariPreprocessing(gym.make(ENV_ID)), 4)
     rng = np.random.default_rng(0)
     env.reset(seed=1)
     while True:
-        _, _, terminated, truncated, _ = env.step(int(rng.integers(4)))
+        observation, _, terminated, truncated, _ = env.step(int(rng.integers(4)))
+        np.asarray(observation)  # Gymnasium's is an array already; ours joins its frames here
         if terminated or truncated:
             env.reset()
         pace.frame()
