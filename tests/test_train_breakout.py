@@ -25,7 +25,7 @@ from support import device
 from support.console import UsageError
 from support.settings import setting
 from train_breakout import Config, ReplayBuffer, create_q_model, epsilon_at, keras, tf, train
-from wrappers import EpisodicLifeEnv, make_atari, wrap_deepmind
+from wrappers import EpisodicLifeEnv, finished_games, make_atari, wrap_deepmind
 
 # --------------------------------------------------------------------------------------
 # Settings
@@ -366,7 +366,8 @@ def assert_same_change(weights, reference):
             for number, settings in (
                 (6, {}),
                 (4, {"terminal_value": 0.5, "gamma": 0.5, "huber_delta": 0.2}),
-                (4, {"terminal_value": None, "huber_delta": None, "clipnorm": None}),
+                (4, {"terminal_value": None, "huber_delta": None}),
+                (4, {"clipnorm": None, "learning_rate": 0.0001}),
                 (4, {"jit_compile": True}),
             )
         ),
@@ -608,6 +609,7 @@ def test_the_score_of_games_is_unclipped_and_the_mean_of_the_last_100(loop):
         return model
 
     record = loop(env, pieces={"create_q_model": make_model}, max_frames=150, log_every=150)
+    assert finished_games(env) == (150, np.mean(range(51, 151)))
     assert record.running_reward == 1.0
     assert f"game score {np.mean(range(50, 150)):.2f}" in record.log[0]
     max_q = record.model(record.batches[-1][0]).numpy().max(axis=1)
