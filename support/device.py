@@ -10,9 +10,6 @@ import shutil
 import sys
 from importlib.metadata import version
 
-import cv2
-import numpy as np
-
 from support.console import UsageError, is_script, quit_on_interrupt, say, warn
 
 if "keras" in sys.modules and sys.modules["keras"].backend.backend() != "tensorflow":
@@ -49,7 +46,9 @@ if is_script():
     quit_on_interrupt()
     say("Starting TensorFlow ...")
 with quiet():
+    import cv2
     import keras
+    import numpy as np
     import tensorflow as tf
 
 
