@@ -12,8 +12,8 @@ alone does not show where the ball is going. Rewards are clipped to -1, 0 or 1.
 Q-values. Q(s, a) is the return to expect after action a in state s: the rewards to come,
 each discounted by `gamma` a step, if one acts as well as possible from then on. An agent that
 knows Q does so by taking the action of the largest Q. And Q can be learned from single steps,
-because a step is worth, on average, its reward and what the state that it leads to is worth,
-discounted (Bellman's equation, for one observed step):
+since a step is worth its reward and, discounted, what the state that it leads to is worth. By
+Bellman's equation, the left side is the mean of the right side over all that may follow:
 
     Q(s, a) = reward + gamma * max over a' of Q(next state, a')
 
@@ -89,7 +89,7 @@ class Config(Settings):
     learning_rate: float = setting(0.00025, "step size of Adam", gt=0)
     clipnorm: float | None = setting(1.0, "largest norm of a variable's gradient; none: any", gt=0)
     huber_delta: float | None = setting(1.0, "loss is linear above this; none: squared error", gt=0)
-    terminal_value: float | None = setting(-1.0, "target where an episode ends; none: its reward")
+    terminal_value: float | None = setting(-1.0, "target where an episode ends; none: the reward")
     solved_reward: float = setting(40.0, "the run stops when the running reward exceeds this")
     max_frames: int = setting(10_000_000, "frame at which the run ends; 0: only when solved", ge=0)
 
@@ -133,7 +133,7 @@ class ReplayBuffer:
     def __init__(self, capacity):
         self.capacity = capacity
         self.added = 0  # transitions ever added; number n is in slot n % capacity
-        self.columns = [], [], [], [], []
+        self.columns = [], [], [], [], []  # the five that the next line names
         self.states, self.actions, self.rewards, self.next_states, self.dones = self.columns
 
     def __len__(self):
@@ -187,7 +187,7 @@ def epsilon_at(frame_count, config):
 
 
 def make_q_values(model, config):
-    """Returns a function from a state, in the dtype of the model, to its Q-values: `(actions,)`."""
+    """Returns a function from a state of the model's dtype to Q-values: float32 `(actions,)`."""
 
     # For speed only: a single state is so little work that its cost is that of launching
     # operations. On a CPU, XLA's one fused program and a fixed signature together halve it.
@@ -195,8 +195,8 @@ def make_q_values(model, config):
     def q_values(state):
         return model(state[None])[0]
 
-    states = model.inputs[0]
-    compiled = q_values.get_concrete_function(tf.TensorSpec(states.shape[1:], states.dtype))
+    spec = model.inputs[0]
+    compiled = q_values.get_concrete_function(tf.TensorSpec(spec.shape[1:], spec.dtype))
 
     def q_values_of(state):
         state = np.asarray(state)
@@ -239,9 +239,9 @@ def make_train_step(model, model_target, optimizer, config):
 
         with tf.GradientTape() as tape:
             # Of the Q-values, only that of the action taken has a target.
-            q_values = tf.gather(model(states), actions, axis=1, batch_dims=1)
+            q_taken = tf.gather(model(states), actions, axis=1, batch_dims=1)
             # Huber's linear part bounds what one surprising transition can do.
-            loss = loss_function(targets, q_values)
+            loss = loss_function(targets, q_taken)
         gradients = tape.gradient(loss, model.trainable_variables)
         optimizer.apply(gradients, model.trainable_variables)
         return loss
@@ -288,7 +288,7 @@ def train(
         num_actions = int(env.action_space.n)
 
         model = create_q_model(num_actions)
-        model_target = create_q_model(num_actions)  # random until the first copy
+        model_target = create_q_model(num_actions)  # the tutorial's: random at first
         optimizer = keras.optimizers.Adam(config.learning_rate, clipnorm=config.clipnorm)
         optimizer.build(model.trainable_variables)
         train_step = make_train_step(model, model_target, optimizer, config)
@@ -312,7 +312,7 @@ def train(
         game_count, game_score = finished_games(env)
 
         while True:
-            solved = episode_count > 0 and running_reward > config.solved_reward
+            solved = episode_count > 0 and running_reward > config.solved_reward  # at 0: none yet
             complete = solved or frame_count >= config.max_frames > 0  # 0: no limit
             if complete or run.stopped:
                 break
@@ -347,7 +347,7 @@ def train(
             # Say how it goes. Every number handed over is a column of progress.csv, and a new one a
             # panel of the plot as well; the line prints those that its text names.
             if frame_count % config.log_every == 0:
-                expected = None if loss is None else tf.reduce_max(model(batch_states), axis=1)
+                max_q = None if loss is None else tf.reduce_max(model(batch_states), axis=1)
                 run.log(
                     "running reward: {running_reward:.2f} at episode {episode_count}, "
                     "frame count {frame_count} | game score {game_score:.2f}, epsilon "
@@ -359,7 +359,7 @@ def train(
                     game_score=game_score,
                     epsilon=epsilon,
                     loss=loss,
-                    mean_max_q=None if loss is None else tf.reduce_mean(expected),
+                    mean_max_q=None if loss is None else tf.reduce_mean(max_q),
                 )
 
             # The episode is over: a life lost, the game over or truncated, or too many steps.
@@ -400,10 +400,10 @@ def main(argv=None, config_class=Config, **pieces):
         epilog="To watch a run, also while it goes: python play_breakout.py RUN --model latest",
     )
     add_flags(parser, config_class)
-    given = vars(parser.parse_args(argv))
+    given = vars(parser.parse_args(argv))  # no defaults: a resumed run keeps its own settings
+    resume = given.pop("resume")
 
     def work():
-        resume = given.pop("resume")
         config = resumed_config(config_class, given) if resume else config_class(**given)
         return train(config, resume, **pieces).exit_status
 

@@ -59,8 +59,8 @@ def make_train_step(model, model_target, optimizer, config):
         targets = tf.where(dones > 0, terminal, rewards + config.gamma * future)
 
         with tf.GradientTape() as tape:
-            q_values = tf.gather(model(states), actions, axis=1, batch_dims=1)
-            loss = loss_function(targets, q_values)
+            q_taken = tf.gather(model(states), actions, axis=1, batch_dims=1)
+            loss = loss_function(targets, q_taken)
         gradients = tape.gradient(loss, model.trainable_variables)
         optimizer.apply(gradients, model.trainable_variables)
         return loss
