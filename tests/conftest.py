@@ -2,6 +2,7 @@
 
 import os
 import re
+import resource
 import signal
 import subprocess
 import sys
@@ -77,6 +78,18 @@ def other_value(field):
 def without_times(path):
     """The lines of a log.txt, but for speed and time left."""
     return [re.sub(r", \d+ frames/s.*", "", line) for line in path.read_text().splitlines()]
+
+
+@pytest.fixture
+def disk():
+    """A disk that can be filled: no file can be longer than 256 bytes then."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def limit(size):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
+
+    yield SimpleNamespace(fill=lambda *_: limit(256), free=lambda *_: limit(limits[0]))
+    limit(limits[0])
 
 
 @pytest.fixture

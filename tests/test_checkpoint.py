@@ -117,7 +117,7 @@ def written(tmp_path):
         learner=learner,
         checkpoints=checkpoints,
         newest=checkpoints.latest,
-        older=next(tmp_path.glob("b.sqlite")),
+        older=tmp_path / "b.sqlite",
     )
 
 
@@ -125,7 +125,6 @@ def test_a_checkpoint_restores_everything(written, capsys):
     learner, record = loaded(written.folder, written.learner)
     assert (contents(learner), record) == (written.digests[3], {"number": 3})
     assert len(set(written.digests.values())) == 3
-    assert learner.values["none"] is None
     assert not capsys.readouterr().err
     # And it goes on as if nothing had been.
     env = learner.env
@@ -151,6 +150,19 @@ def test_a_commit_waits_for_the_disk(tmp_path):
     with checkpoint.open_database(tmp_path / "a.sqlite") as database:
         assert database.execute("PRAGMA synchronous").fetchone() == (2,)
         assert database.execute("PRAGMA journal_mode").fetchone() == ("delete",)
+
+
+def test_only_what_is_new_in_the_replay_is_encoded(written, monkeypatch):
+    encoded, encode = [], checkpoint.encode_segment
+
+    def noted(replay, *numbers):
+        encoded.append(numbers)
+        return encode(replay, *numbers)
+
+    monkeypatch.setattr(checkpoint, "encode_segment", noted)
+    play(written.learner, 10)  # after 175
+    written.checkpoints.save(written.learner.values, {})
+    assert encoded == [(160, 185)]
 
 
 # --------------------------------------------------------------------------------------
@@ -269,6 +281,7 @@ def save_for_ever(folder, learner, number, pipe):
 
 def test_a_save_that_fails_changes_neither_checkpoint(written, monkeypatch):
     play(written.learner, 40)
+    older = written.older.read_bytes()
 
     class Full(sqlite3.Connection):
         def executemany(self, statement, rows):
@@ -282,6 +295,7 @@ def test_a_save_that_fails_changes_neither_checkpoint(written, monkeypatch):
         patch.setattr(sqlite3, "connect", lambda *a, **k: connect(*a, **k, factory=Full))
         with pytest.raises(sqlite3.OperationalError, match="full"):
             written.checkpoints.save(written.learner.values, {"number": 4})
+    assert written.older.read_bytes() == older
     learner, record = loaded(written.folder, written.learner)
     assert (contents(learner), record) == (written.digests[3], {"number": 3})
     assert not list(written.folder.glob("damaged-*"))

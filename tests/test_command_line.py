@@ -189,11 +189,9 @@ def test_ctrl_c_while_it_starts_is_quiet(tmp_path):
 BAD_FLAGS = {
     "--epsilon-min 1.5": "epsilon_min is 1.5, but must be at most",
     "--max-frames 10.5": "--max-frames: invalid int value: '10.5'",
-    "--learning-rate fast": "--learning-rate: invalid float value: 'fast'",
     "--gamma none": "--gamma: invalid float value: 'none'",
     "--seed": "--seed: expected one argument",
     "--res": "unrecognized arguments",
-    "fast": "unrecognized arguments",
     "--env-id BrickoutNoFrameskip-v4 --run-dir {tmp}/new/run": "such as BreakoutNoFrameskip-v4",
     "--run-dir {tmp}/file": "is a file",
     "--run-dir {tmp}/file/run": "cannot be used",

@@ -14,7 +14,6 @@ import json
 import os
 import random
 import re
-import resource
 import shlex
 import shutil
 import signal
@@ -31,6 +30,7 @@ from conftest import flags, other_value, python, without_times
 
 import train_breakout as tb
 from support import console, run_log, signals
+from support.checkpoint import Checkpoints
 from support.console import SickRunError, UsageError
 from support.run import Run
 from support.run_folder import new_run_folder
@@ -189,11 +189,11 @@ def folder(tmp_path):
     return tmp_path / "a run"
 
 
-def crashed_run(folder, driver, frame=140):
+def crashed_run(folder, driver, frame=140, *before, resume=False):
     """Leaves a run that was killed at `frame`, with checkpoints at 1, 60 and 120."""
-    driver.at(frame, crash)
+    driver.at(frame, *before, crash)
     with pytest.raises(Crash):
-        train(folder)
+        train(folder, resume)
 
 
 def test_the_uninterrupted_run_is_worth_comparing_with(uninterrupted):
@@ -243,9 +243,7 @@ def test_the_frame_of_the_checkpoint_makes_no_difference(folder, driver, uninter
     crashed_run(folder, driver)  # with the checkpoint of frame 1 alone
     end = next(frame for frame in driver.ends if frame > 100)
     for frame in (78, 84, end, end + 1, 135):
-        driver.at(frame, Run.checkpoint, crash)
-        with pytest.raises(Crash):
-            train(folder, resume=True)
+        crashed_run(folder, driver, frame, Run.checkpoint, resume=True)
     assert resume(folder) == 0
     assert driver.outcome() == uninterrupted
 
@@ -271,13 +269,30 @@ def test_kill_9_of_processes_with_the_real_network(folder, tmp_path):
 def test_a_run_killed_before_its_first_checkpoint_starts_again(folder, driver, uninterrupted):
     """While it is written; what is half written then is in nobody's way."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("support.checkpoint.Checkpoints.save", lambda *_: crash(None))
+        patch.setattr(Checkpoints, "save", lambda *_: crash(None))
         with pytest.raises(Crash):
             train(folder)
     (folder / ".partial-model.keras").write_bytes(b"half")
     (folder / "checkpoints" / "a.sqlite").write_bytes(b"")
     assert resume(folder) == 0
     assert not (folder / ".partial-model.keras").exists()
+    assert driver.outcome() == uninterrupted
+
+
+@pytest.mark.slow
+def test_a_run_killed_after_its_last_checkpoint_has_its_last_model(folder, driver, uninterrupted):
+    save = Checkpoints.save
+
+    def killed(checkpoints, values, record):
+        save(checkpoints, values, record)
+        if values["frame_count"] == 280:
+            raise Crash
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Checkpoints, "save", killed)
+        with pytest.raises(Crash):
+            train(folder)
+    assert resume(folder) == 0
     assert driver.outcome() == uninterrupted
 
 
@@ -472,18 +487,6 @@ def test_a_terminal_shows_the_frame_until_the_next_line(run, monkeypatch):
 # A full disk, no memory, a folder that goes away
 
 
-@pytest.fixture
-def disk():
-    """A disk that can be filled: no file can be longer than 256 bytes then."""
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-
-    def limit(size):
-        resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
-
-    yield SimpleNamespace(fill=lambda run: limit(256), free=lambda run: limit(limits[0]))
-    limit(limits[0])
-
-
 def test_a_full_disk_does_not_end_the_run(folder, disk, driver, uninterrupted, capsys):
     driver.at(70, disk.fill)
     driver.at(250, disk.free)
@@ -509,7 +512,7 @@ def test_a_disk_that_stays_full_costs_what_is_not_saved(
     for what in ("the checkpoint", "model.keras"):
         assert re.search(rf"^Not saved: {what} \(.+\)\.$", printed.err, re.MULTILINE)
     assert printed.out.splitlines()[-1].startswith("Stopped at frame 71. Go on from the last check")
-    disk.free(None)
+    disk.free()
     assert resume(folder) == 0
     assert driver.resumed_at() == 60
     assert driver.outcome() == uninterrupted
@@ -604,10 +607,10 @@ def test_every_run_has_a_new_folder():
 
 
 def test_a_start_that_fails_gives_the_folder_back(folder, disk):
-    disk.fill(None)
+    disk.fill()
     with pytest.raises(UsageError, match="cannot be used") as kept:  # as a notebook keeps it
         train(folder)
-    disk.free(None)
+    disk.free()
     train(folder, max_frames=9)
     assert kept
 
@@ -618,6 +621,8 @@ def test_a_finished_run_is_not_changed_and_says_how_to_go_on(folder, driver, uni
     before = files_in(folder)
     capsys.readouterr()
     for settings in ({}, {"max_frames": 40}):
+        (folder / "log.txt").unlink()  # it is written anew
+        (folder / "progress.csv").write_text("frame_c")
         assert resume(folder, **settings) == 0
         assert re.search(r"is finished, at frame 80\..*--max-frames", capsys.readouterr().out)
         after = files_in(folder)
@@ -756,9 +761,9 @@ def test_a_sick_run_is_stopped_and_saves_nothing(folder, driver, capsys):
 def test_a_loss_or_a_weight_that_is_not_finite_is_noticed(run):
     end(run, 7, 0, log=False)
     before = files_in(run.folder)
-    with pytest.raises(SickRunError, match="the loss is nan"):
-        run.log("", frame_count=8, game_count=0, game_score=None, loss=np.nan)
-    mark(run, np.nan)
+    with pytest.raises(SickRunError, match="the loss is inf"):
+        run.log("", frame_count=8, game_count=0, game_score=None, loss=np.inf)
+    mark(run, np.inf)
     for save in (run.checkpoint, lambda: end(run, 250_000, 0, log=False)):  # and a snapshot
         with pytest.raises(SickRunError, match="a weight of the network"):
             save()
@@ -822,11 +827,11 @@ def test_best_model(run):
         assert saved(run) == best
 
 
-def test_a_best_model_that_could_not_be_saved_does_not_count(run, monkeypatch):
+def test_a_best_model_that_could_not_be_saved_does_not_count(run, disk, capsys):
     end(run, 30, 0, log=False)
-    with monkeypatch.context() as patch:
-        patch.setattr(run.model, "save", lambda path: crash_with_full_disk())
-        end(run, 600, 110, score=5.0)
+    disk.fill()
+    end(run, 600, 110, score=5.0)
+    disk.free()
     assert "best.keras" in run.unsaved
     mark(run, 2)
     end(run, 640, 120, score=4.0)
@@ -834,24 +839,19 @@ def test_a_best_model_that_could_not_be_saved_does_not_count(run, monkeypatch):
     assert not run.unsaved
 
 
-def crash_with_full_disk():
-    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-
 @pytest.mark.slow
-def test_the_best_score_is_remembered_over_a_resume(folder, driver):
-    def log(score):
-        values = {"game_count": 999, "game_score": score, "loss": None}
+def test_the_best_score_and_the_random_games_are_remembered_over_a_resume(folder, driver):
+    def log(score, games):
+        values = {"game_count": games, "game_score": score, "loss": None}
         return lambda run: run.log("", frame_count=run.values["frame_count"], **values)
 
-    driver.at(59, log(50.0))
+    driver.at(29, lambda run: run.env.set_wrapper_attr("episode_count", 5))
+    driver.at(59, log(50.0, 105))
     crashed_run(folder, driver, frame=70)
     best = (folder / "best.keras").read_bytes()
-    for score in (49.0, 51.0):
-        driver.at(61, log(score), crash)
-        with pytest.raises(Crash):
-            train(folder, resume=True)
-        assert ((folder / "best.keras").read_bytes() == best) == (score < 50)
+    for score, games, better in ((49.0, 105, False), (51.0, 104, False), (51.0, 105, True)):
+        crashed_run(folder, driver, 61, log(score, games), resume=True)
+        assert ((folder / "best.keras").read_bytes() != best) == better
 
 
 def test_snapshots(run):

@@ -11,6 +11,7 @@ from gymnasium.utils.env_checker import check_env
 from gymnasium.vector import AsyncVectorEnv, SyncVectorEnv
 
 import train_breakout
+from support.state import can_be_saved
 from wrappers import (
     EpisodicLifeEnv,
     FireResetEnv,
@@ -205,6 +206,7 @@ def test_observations_are_as_declared(stack, scale):
     check_env(env, skip_render_check=True)  # Gymnasium's
     declared = (84, 84, 4 if stack else 1), np.float32 if scale else np.uint8
     assert (env.observation_space.shape, env.observation_space.dtype) == declared
+    assert can_be_saved(env) == (stack and not scale)
     for state in (env.reset(seed=0)[0], env.step(2)[0]):
         state = np.asarray(state)
         assert (state.shape, state.dtype) == declared
