@@ -25,7 +25,7 @@ import gymnasium as gym
 import numpy as np
 
 from support.console import ArgumentParser, UsageError, bounded, exit_status, say
-from support.files import require_writable, unwritable
+from support.files import require_writable, writing
 from support.models import find_model, load_q_model
 from support.scores import published_scores
 from support.video import PICTURES_PER_SECOND, film, write_video
@@ -294,20 +294,19 @@ def run(args):
     results = summarise(games, protocol)
     say(describe_results(results))
 
-    path = args.json
-    try:
-        if args.json is not None:
-            path.write_text(json.dumps(results, indent=2) + "\n")
-        if args.video is not None:
-            path, number = args.video, args.game or 1 + results["scores"].index(results["best"])
-            env, game = make_game(env_id, args.auto_fire)
-            moments = play_game(env, game, greedy, epsilon, args.seed, number)
-            cut = args.video_scale, args.video_start, args.video_seconds
-            seconds = write_video(path, film(moments, names, q_values, *cut)) / PICTURES_PER_SECOND
-            megabytes = path.stat().st_size / 1e6
-            say(f"game {number} is in {path}: {seconds:.1f} s, {megabytes:.2f} MB")
-    except OSError as error:
-        raise unwritable(path, error) from None
+    if args.json is not None:
+        with writing(args.json):
+            args.json.write_text(json.dumps(results, indent=2) + "\n")
+    if args.video is not None:
+        number = args.game or 1 + results["scores"].index(results["best"])
+        env, game = make_game(env_id, args.auto_fire)
+        moments = play_game(env, game, greedy, epsilon, args.seed, number)
+        cut = args.video_scale, args.video_start, args.video_seconds
+        with writing(args.video):
+            count = write_video(args.video, film(moments, names, q_values, *cut))
+            megabytes = args.video.stat().st_size / 1e6
+        seconds = count / PICTURES_PER_SECOND
+        say(f"game {number} is in {args.video}: {seconds:.1f} s, {megabytes:.2f} MB")
 
 
 def main(argv=None):

@@ -143,12 +143,6 @@ class EpisodicLifeEnv(RecordedWrapper):
 class FireResetEnv(RecordedWrapper):
     """Presses FIRE (action 1) and action 2 (RIGHT on Breakout) at a reset, to serve the ball."""
 
-    def __init__(self, env):
-        super().__init__(env)
-        meanings = self.unwrapped.get_action_meanings()
-        if len(meanings) < 3 or meanings[1] != "FIRE":
-            raise ValueError(f"FireResetEnv needs FIRE as action 1, the game has {meanings}.")
-
     def reset(self, *, seed=None, options=None):
         observation, info = self.env.reset(seed=seed, options=options)
         for action in (1, 2):

@@ -16,7 +16,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import train_breakout
-from support.console import ArgumentParser
+from support.console import ArgumentParser, bounded, exit_status
 
 # isort: split
 import keras
@@ -76,13 +76,13 @@ def measure_checkpoint(length, added, rounds):
 
 def main(argv=None):
     parser = ArgumentParser(prog="checkpoints.py", description=__doc__.split("\n")[0])
-    parser.add_argument("--length", type=int, default=100_000, help="transitions in the replay")
-    parser.add_argument("--added", type=int, default=70_000, help="frames between checkpoints")
-    parser.add_argument("--rounds", type=int, default=3)
+    add = parser.add_argument
+    add("--length", type=int, default=100_000, help="transitions in the replay")
+    add("--added", type=bounded(int, 1), default=70_000, help="frames between checkpoints")
+    add("--rounds", type=bounded(int, 1), default=3)
     args = parser.parse_args(argv)
     print(", ".join(f"{key} {value}" for key, value in machine().items()), flush=True)
-    measure_checkpoint(args.length, args.added, args.rounds)
-    return 0
+    return exit_status(parser.prog, measure_checkpoint, args.length, args.added, args.rounds)
 
 
 if __name__ == "__main__":

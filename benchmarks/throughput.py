@@ -29,7 +29,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.pace import Pace
-from support.console import ArgumentParser
+from support.console import ArgumentParser, bounded
 
 # Name: module, bytes a transition, further arguments of its `loop`.
 LOOPS = {
@@ -143,9 +143,9 @@ def main(argv=None):
     default = ["trainer", "textbook", *(name for name in optional if find_spec(optional[name]))]
     parser = ArgumentParser(prog="throughput.py", description=__doc__.split("\n")[0])
     parser.add_argument("--loops", nargs="+", default=default, metavar="NAME[:LENGTH]")
-    parser.add_argument("--replay", type=int, default=100_000, help="transitions in each replay")
-    parser.add_argument("--rounds", type=int, default=9, help="rounds of each loop")
-    parser.add_argument("--frames", type=int, default=400, help="frames of a round")
+    parser.add_argument("--replay", type=bounded(int, 33), default=100_000, help="its length")
+    parser.add_argument("--rounds", type=bounded(int, 1), default=9, help="rounds of each loop")
+    parser.add_argument("--frames", type=bounded(int, 1), default=400, help="frames of a round")
     parser.add_argument("--jit-compile", action="store_true", help="the trainer with XLA")
     parser.add_argument("--json", metavar="FILE", help="also write the figures to a file")
     args = parser.parse_args(argv)

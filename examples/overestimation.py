@@ -33,7 +33,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import play_breakout as pb
 from support.console import ArgumentParser, UsageError, bounded, exit_status, say
-from support.files import require_writable, unwritable
+from support.files import require_writable, writing
 from support.models import find_model, load_q_model
 from train_breakout import Config, make_q_values
 
@@ -154,14 +154,11 @@ def measure(path, settings, args):
 
 def write_csv(path, rows):
     """Writes what `measure` returned for each network. Raises UsageError."""
-    try:
-        with open(path, "w", newline="") as file:
-            writer = csv.writer(file, lineterminator="\n")
-            writer.writerow(rows[0])
-            for frame, *figures in map(dict.values, rows):
-                writer.writerow([frame, *(f"{figure:.6g}" for figure in figures)])
-    except OSError as error:
-        raise unwritable(path, error) from None
+    with writing(path), open(path, "w", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(rows[0])
+        for frame, *figures in map(dict.values, rows):
+            writer.writerow([frame, *(f"{figure:.6g}" for figure in figures)])
 
 
 def run(args):

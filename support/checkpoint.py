@@ -110,7 +110,7 @@ class Checkpoints:
         """Restores the latest whole checkpoint into the objects, and sets damaged ones aside.
 
         Returns:
-            `(values, record)` as they were saved, with lists for deques and floats for scalar
+            `(values, record)` as they were saved, with lists for deques and numbers for scalar
             arrays; or None if there is no checkpoint.
 
         Raises:
@@ -158,16 +158,17 @@ class Checkpoints:
                 )
 
     def _restore(self, state, parts):
-        saved = unpack(parts["variables"]).values()
-        if [tuple(v.shape) for v in self.variables] != [value.shape for value in saved]:
+        saved, env = unpack(parts["variables"]).values(), unpack(parts["env"])
+        same = [tuple(v.shape) for v in self.variables] == [value.shape for value in saved]
+        if not same or env.keys() != get_env_state(self.env).keys():
             raise UsageError(
-                f"{self.latest} was written with another network or optimizer: take back the "
-                "change, or start a new run."
+                f"{self.latest} was written with another network, optimizer or wrappers: take back "
+                "the change, or start a new run."
             )
         for variable, value in zip(self.variables, saved, strict=True):
             variable.assign(value)
         self.rng.bit_generator.state = state["generator"]
-        set_env_state(self.env, unpack(parts["env"]))
+        set_env_state(self.env, env)
         replay = self.replay
         replay.added = state["added"]
         for column in replay.columns:

@@ -79,7 +79,7 @@ def bounded(kind, low, high=math.inf):
 
 
 def is_script():
-    """Whether a script of this project runs, and not a notebook, a test, or a user's program."""
+    """Whether a script in this project's folders runs, and not a notebook or a test."""
     path = getattr(sys.modules["__main__"], "__file__", None)  # a notebook has none
     folders = PROJECT, PROJECT / "examples", PROJECT / "benchmarks"
     return path is not None and Path(path).resolve().parent in folders

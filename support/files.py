@@ -22,15 +22,18 @@ def replacing(path):
 def require_writable(path):
     """Raises UsageError if the file `path` cannot be written, and leaves it as it is."""
     existed = os.path.lexists(path)
-    try:
+    with writing(path):
         open(path, "ab").close()
         if not existed:
             path.unlink()
+
+
+@contextlib.contextmanager
+def writing(path):
+    """Raises UsageError where the file `path` cannot be written."""
+    try:
+        yield
     except OSError as error:
-        raise unwritable(path, error) from None
-
-
-def unwritable(path, error):
-    """Returns the UsageError for a file that cannot be written."""
-    why = error.strerror or error
-    return UsageError(f"{path} cannot be written ({why}): choose another place for it.")
+        why = error.strerror or error
+        message = f"{path} cannot be written ({why}): choose another place for it."
+        raise UsageError(message) from None

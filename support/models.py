@@ -25,10 +25,10 @@ def find_model(path, choice):
     if not os.path.isdir(path):
         if not os.path.exists(path) or path.suffix != ".keras":
             raise UsageError(f"There is no model {path}: give a run folder or a .keras file.")
-        for folder in path.absolute().parents[:2]:  # a snapshot is in a folder inside the run's
-            if (folder / "config.json").exists():
-                return path, read_config(folder)["settings"]
-        return path, None
+        folder = path.absolute().parent
+        if folder.name == "snapshots":  # which is in the run's
+            folder = folder.parent
+        return path, read_config(folder)["settings"] if (folder / "config.json").exists() else None
     settings = read_config(path)["settings"]
     best, latest = path / "best.keras", path / "model.keras"
     if choice == "best" and best.exists():

@@ -166,7 +166,8 @@ class Run:
 
         Args:
             values: what a checkpoint has to hold beside the objects of `start`, by name: None,
-                numbers, deques or lists of numbers, arrays. `frame_count` and `loss` are needed.
+                numbers, deques or lists of numbers, arrays, LazyFrames. `frame_count` and
+                `loss` are needed.
 
         Raises:
             SickRunError: a checkpoint is due, but the loss or a weight is not finite, or the

@@ -52,11 +52,10 @@ def run_to_resume(run_dir):
     """
     if run_dir:
         return Path(run_dir)
-    folders = {path.parent.parent for path in RUNS.glob("*/checkpoints/*")}
-    started = [folder for folder in folders if (folder / "config.json").is_file()]
+    started = [c for c in RUNS.glob("*/config.json") if any(c.parent.glob("checkpoints/*"))]
     if not started:
         raise UsageError(f"There is no run under {RUNS.resolve()}: give one with --run-dir.")
-    return max(started, key=lambda folder: (folder / "config.json").stat().st_mtime)
+    return max(started, key=os.path.getmtime).parent
 
 
 def resumed_config(settings_class, given):

@@ -10,6 +10,7 @@ Each field is declared with its default, its sentence and its bounds:
 
 import argparse
 import dataclasses
+import inspect
 import json
 import math
 import operator
@@ -48,6 +49,9 @@ class Settings:
     Raises:
         UsageError: a value makes no sense; the message names the field.
     """
+
+    def __init_subclass__(cls):  # under `from __future__ import annotations` they are strings
+        cls.__annotations__ = inspect.get_annotations(cls, eval_str=True)
 
     def __post_init__(self):
         for field in dataclasses.fields(self):

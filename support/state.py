@@ -91,10 +91,8 @@ def decode_segment(data, replay):
     """
     segment = unpack(data)
     pixels = np.frombuffer(zlib.decompress(segment["frames"]), np.uint8)
-    pixels = pixels.reshape(segment["shape"])
-    frames = [pixels[0].copy()]
-    for difference in pixels[1:]:
-        frames.append(frames[-1] ^ difference)  # arrays of their own, to be freed one by one
+    pixels = np.bitwise_xor.accumulate(pixels.reshape(segment["shape"]))
+    frames = [frame.copy() for frame in pixels]  # arrays of their own, to be freed one by one
     observations = {}  # a transition's next state is the state of the one after it
     for k, stacks in enumerate(segment["stacks"].tolist()):
         number = segment["first"] + k

@@ -66,6 +66,8 @@ def test_copies_that_fill_a_replay_share_frames_as_real_ones_do():
 
 
 def test_what_a_checkpoint_costs(capsys):
+    assert checkpoints.main(["--length", "10"]) == 2  # no more than a batch
+    capsys.readouterr()
     assert checkpoints.main(["--length", "60", "--added", "40", "--rounds", "1"]) == 0
     rows = [line.split("|")[1].strip() for line in capsys.readouterr().out.splitlines()[1:]]
     assert rows[0] == "replay of 60 transitions"

@@ -12,6 +12,7 @@ import time
 from collections import Counter, deque
 from types import SimpleNamespace
 
+import gymnasium as gym
 import numpy as np
 import pytest
 
@@ -318,10 +319,12 @@ def test_a_checkpoint_without_permission_is_not_taken_for_a_damaged_one(written,
 
 
 @pytest.mark.slow
-def test_another_network_or_optimizer_is_refused_and_changes_nothing(written):
-    for shapes in (((3, 5),), ((3, 5), (8,))):
-        learner = make_learner(shapes=shapes)
-        with pytest.raises(UsageError, match="another network or optimizer"):
+def test_another_network_optimizer_or_wrapper_is_refused_and_changes_nothing(written):
+    wrapped = make_learner()
+    wrapped.env = gym.Wrapper(wrapped.env)
+    others = [make_learner(shapes=shapes) for shapes in (((3, 5),), ((3, 5), (8,)))]
+    for learner in (*others, wrapped):
+        with pytest.raises(UsageError, match="another network, optimizer or wrappers"):
             checkpoints_of(written.folder, learner).load()
         assert all((variable.value == 0).all() for variable in learner.variables)
         assert len(learner.replay) == 0

@@ -467,9 +467,10 @@ def test_a_model_file_of_a_run_plays_the_game_of_the_run(pong):
     for path in (folder / "best.keras", folder / "snapshots" / "001000000.keras"):
         path.touch()
         assert find_model(path, "best") == (path, settings)
-    alone = folder.parent / "alone.keras"
-    alone.touch()
-    assert find_model(alone, "best") == (alone, None)
+    (folder / "copies").mkdir()
+    for path in (folder.parent / "alone.keras", folder / "copies" / "of_another_run.keras"):
+        path.touch()
+        assert find_model(path, "best") == (path, None)
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="there is no /dev/full")

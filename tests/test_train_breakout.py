@@ -124,7 +124,7 @@ def test_config_accepts_the_ends_of_the_ranges(settings):
 def test_a_setting_of_ones_own_is_a_flag(capsys):
     @dataclasses.dataclass(frozen=True)
     class Mine(Config):
-        double: bool = False  # without a sentence
+        double: "bool" = False  # as `from __future__ import annotations` has it; without a sentence
         share: float = setting(0.1, "10 % of it", gt=0)
 
     with pytest.raises(SystemExit):
