@@ -142,12 +142,13 @@ def main(argv=None):
     optional = {"cleanrl": "torch", "sb3": "stable_baselines3"}
     default = ["trainer", "textbook", *(name for name in optional if find_spec(optional[name]))]
     parser = ArgumentParser(prog="throughput.py", description=__doc__.split("\n")[0])
-    parser.add_argument("--loops", nargs="+", default=default, metavar="NAME[:LENGTH]")
-    parser.add_argument("--replay", type=bounded(int, 33), default=100_000, help="its length")
-    parser.add_argument("--rounds", type=bounded(int, 1), default=9, help="rounds of each loop")
-    parser.add_argument("--frames", type=bounded(int, 1), default=400, help="frames of a round")
-    parser.add_argument("--jit-compile", action="store_true", help="the trainer with XLA")
-    parser.add_argument("--json", metavar="FILE", help="also write the figures to a file")
+    add = parser.add_argument
+    add("--loops", nargs="+", default=default, metavar="NAME[:LENGTH]")
+    add("--replay", type=bounded(int, 33), default=100_000, help="transitions in each replay")
+    add("--rounds", type=bounded(int, 1), default=9, help="rounds of each loop")
+    add("--frames", type=bounded(int, 1), default=400, help="frames of a round")
+    add("--jit-compile", action="store_true", help="the trainer with XLA")
+    add("--json", metavar="FILE", help="also write the figures to a file")
     args = parser.parse_args(argv)
     for loop in args.loops:
         if not re.fullmatch(rf"({'|'.join(LOOPS)})(:\d+)?", loop):
