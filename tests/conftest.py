@@ -26,7 +26,8 @@ from support.settings import field_type, flag
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 PROJECT = Path(train_breakout.__file__).parent
-SHIPPED = PROJECT / "results" / "keras-defaults-seed42"
+RESULTS = PROJECT / "results"
+SHIPPED = RESULTS / "lasting-seed1" / "snapshots" / "002000000.keras"
 
 # 99.9 % points of the chi-square distribution by degrees of freedom (NIST/SEMATECH
 # e-Handbook of Statistical Methods, table 1.3.6.7.4).

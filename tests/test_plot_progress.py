@@ -4,7 +4,7 @@ import json
 import sys
 
 import pytest
-from conftest import PROJECT, SHIPPED, python
+from conftest import PROJECT, RESULTS, python
 
 import plot_progress as pp
 
@@ -174,7 +174,8 @@ def test_it_plots_real_runs_without_tensorflow(tmp_path):
         "import sys, plot_progress; status = plot_progress.main(sys.argv[1:]);"
         "print({'tensorflow', 'keras', 'ale_py'} & set(sys.modules)); sys.exit(status)"
     )
-    run = python("-c", code, SHIPPED, "--output", tmp_path / "curve", cwd=PROJECT)
+    words = [RESULTS / "keras-defaults-seed42", "--output", tmp_path / "curve"]
+    run = python("-c", code, *words, cwd=PROJECT)
     assert (run.returncode, run.stderr) == (0, "")
     assert run.stdout.splitlines() == [f"The learning curve is in {tmp_path / 'curve'}.", "set()"]
     assert (tmp_path / "curve").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
