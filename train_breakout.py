@@ -6,8 +6,9 @@ The game. The agent moves a paddle left and right to keep a ball in play, and ev
 brick that the ball knocks out of the wall scores. It has five lives and sees nothing but
 the screen: not where the ball is, nor what a paddle is, nor that missing the ball is bad.
 It has to find all of this out by trying. A *frame* below is one step of the agent, four frames of
-the emulator. An *episode* is one life. A *state* is the last four screens, grey, 84x84: one
-alone does not show where the ball is going. Rewards are clipped to -1, 0 or 1.
+the emulator. An *episode* is one life. A *state* is what the last four frames showed, grey, 84x84:
+one alone does not show where the ball is going. Rewards are clipped to -1, 0 or 1, so that a brick
+of seven points counts like one of one.
 
 Q-values. Q(s, a) is the return to expect after action a in state s: the rewards to come,
 each discounted by `gamma` a step, if one acts as well as possible from then on. An agent that
@@ -24,24 +25,24 @@ Q-learning (Watkins and Dayan 1992) moves the left side towards the right side, 
 again. It learns *off-policy*: the equation holds for any step whatever made the agent take
 it, so the agent may explore at random, or learn from what an earlier self did, and still
 learn the values of acting well. *Deep* Q-learning lets a neural network compute Q from the
-pixels. Two things keep that stable: a *replay buffer* of past steps (*transitions*), from which
-every update draws a random batch, since successive frames are too alike to learn from in
-order; and a *target network*, a copy of the network renewed only now and then, which computes
-the right side, so that the goal does not move with every step towards it.
+pixels. That may diverge, and two things make it less likely: a *replay buffer* of past steps
+(*transitions*), from which every update draws a random batch, since successive frames are too
+alike to learn from in order; and a *target network*, a copy of the network renewed only now and
+then, which computes the right side, so that the goal does not move with every step towards it.
 
-Exploring. An agent that only ever took the action it believes best would never find a
+Exploring. An agent that only ever took the action it believes best might never find a
 better one. So it acts at random with probability epsilon, which falls from 1 to 0.1 over a
 million frames, and greedily otherwise (*epsilon-greedy*). In the first 50 000 frames every
 action is random; learning begins at once.
 
-What to expect. The paper (Mnih et al. 2015) trained on 50 million frames for each game,
-about 38 days of play. This script follows the Keras tutorial on it, where good play is
-expected at about 10 million frames. Nothing seems to happen for hundreds of thousands of
-them: epsilon falls only slowly, and one random action at the wrong moment costs a life. The
-log line has two scores. `running reward` is the tutorial's: clipped rewards per life. `game
-score` is the points of whole games, which people compare.
+What to expect. The paper (Mnih et al. 2015) trained on 50 million frames for each game, about 38
+days of play; the Keras tutorial, which this script follows, expects good play at ten million. For
+the first hundreds of thousands nothing seems to happen: epsilon falls only slowly, and one random
+action at the wrong moment costs a life. The log line has two scores. `running reward`, the
+tutorial's, is the clipped rewards of a life. `game score`, which people compare, is the points of
+a whole game.
 
-What follows is in this order: settings, network, replay buffer, policy, update, and `train`,
+What follows is in this order: settings, network, replay buffer, epsilon, Q-values, update, `train`,
 the loop that puts them together. `wrappers.py` makes the states, `support/` has what a run of
 many hours needs and the algorithm does not, and `examples/double_dqn.py` replaces a piece.
 
@@ -57,7 +58,7 @@ from collections import deque
 from dataclasses import dataclass
 from pathlib import Path
 
-from support.device import device_name, keras, require_dtype, tf  # starts TensorFlow: first
+from support.device import device_name, keras, require_dtype, tf  # first: it chooses the backend
 
 # isort: split
 import numpy as np
@@ -189,7 +190,7 @@ def epsilon_at(frame_count, config):
 def make_q_values(model, config):
     """Returns a function from a state of the model's dtype to Q-values: float32 `(actions,)`."""
 
-    # For speed only: a single state is so little work that its cost is that of launching
+    # Compiled for speed only: a single state is so little work that its cost is that of launching
     # operations. On a CPU, XLA's one fused program and a fixed signature together halve it.
     @tf.function(jit_compile=config.jit_compile or device_name() == "CPU", autograph=False)
     def q_values(state):
@@ -240,7 +241,8 @@ def make_train_step(model, model_target, optimizer, config):
         with tf.GradientTape() as tape:
             # Of the Q-values, only that of the action taken has a target.
             q_taken = tf.gather(model(states), actions, axis=1, batch_dims=1)
-            # Huber's linear part bounds what one surprising transition can do.
+            # Huber's linear part bounds what one surprising transition can do. The price: where
+            # errors exceed 1 it no longer aims at the mean, and what is rare counts too little.
             loss = loss_function(targets, q_taken)
         gradients = tape.gradient(loss, model.trainable_variables)
         optimizer.apply(gradients, model.trainable_variables)
@@ -254,13 +256,18 @@ def make_env(config):
     return wrap_deepmind(make_atari(config.env_id), frame_stack=True)
 
 
+def make_replay(config):
+    """Makes the empty replay buffer of a run."""
+    return ReplayBuffer(config.max_memory_length)
+
+
 def train(
     config,
     resume=False,
     *,
     make_env=make_env,
     create_q_model=create_q_model,
-    replay_buffer=ReplayBuffer,
+    make_replay=make_replay,
     make_q_values=make_q_values,
     make_train_step=make_train_step,
 ):
@@ -293,7 +300,7 @@ def train(
         optimizer.build(model.trainable_variables)
         train_step = make_train_step(model, model_target, optimizer, config)
         q_values = make_q_values(model, config)
-        replay = replay_buffer(config.max_memory_length)
+        replay = make_replay(config)
         state, _ = env.reset(seed=config.seed)
 
         # A checkpoint holds all that a frame changes: these six objects, and the variables that
@@ -312,14 +319,14 @@ def train(
         game_count, game_score = finished_games(env)
 
         while True:
-            solved = episode_count > 0 and running_reward > config.solved_reward  # at 0: none yet
-            complete = solved or frame_count >= config.max_frames > 0  # 0: no limit
+            # Before the first episode's end there is no score yet. `max_frames` 0 means no limit.
+            solved = episode_count > 0 and running_reward > config.solved_reward
+            complete = solved or 0 < config.max_frames <= frame_count
             if complete or run.stopped:
                 break
             frame_count += 1
 
             # Explore: at random in the first frames, and later with probability epsilon.
-            # Otherwise take the best action known.
             epsilon = epsilon_at(frame_count, config)
             if frame_count < config.epsilon_random_frames or epsilon > rng.random():
                 action = int(rng.integers(num_actions))
@@ -340,7 +347,7 @@ def train(
                 batch = replay.sample(config.batch_size, rng)
                 loss, batch_states = train_step(*batch), batch[0]
 
-            # Now and then the target network becomes a copy of the online one.
+            # The goal moves only here.
             if frame_count % config.update_target_network == 0:
                 model_target.set_weights(model.get_weights())
 

@@ -52,6 +52,6 @@ def loop(pace, replay, jit_compile=False):
         train_breakout.train(
             config,
             make_env=lambda config: PacedEnv(train_breakout.make_env(config)),
-            replay_buffer=FullReplay,
+            make_replay=lambda config: FullReplay(config.max_memory_length),
             make_train_step=make_train_step,
         )

@@ -4,10 +4,11 @@
     python examples/double_dqn.py --run-dir runs/double --resume
 
 In DQN's target the largest Q-value of the next state stands for its worth. The largest of
-several uncertain values is more often one that errs upwards, so targets come out too high
-(examples/overestimation.py measures it). Van Hasselt, Guez and Silver (Deep Reinforcement
-Learning with Double Q-learning, AAAI 2016) share the decision between two networks, whose
-errors differ: the online network chooses the action, the target network says what it is worth.
+several uncertain values is more often one that errs upwards, so targets tend to be too high
+(examples/overestimation.py shows by how much Q-values are, whatever the cause). Van Hasselt, Guez
+and Silver (Deep Reinforcement Learning with Double Q-learning, AAAI 2016) share the decision
+between two networks, whose errors differ: the online network chooses the action, the target
+network says what it is worth.
 
     DQN:         reward + gamma * max over a' of Q_target(next state, a')
     Double DQN:  reward + gamma * Q_target(next state, argmax over a' of Q(next state, a'))
@@ -15,7 +16,7 @@ errors differ: the online network chooses the action, the target network says wh
 An adaptation takes three steps:
 
 1. Write the piece that changes: here `make_train_step`, else `make_env`, `create_q_model`,
-   `replay_buffer` or `make_q_values`. Below, only `future` is not the trainer's.
+   `make_replay` or `make_q_values`. Below, only `future` is not the trainer's.
 2. Give it a setting of its own. It becomes a flag and is kept in config.json. So the plot does
    not take these runs for DQN's, and neither script resumes a run of the other.
 3. Hand both to the trainer's `main`. Checkpoints, log and models are the same from then on.

@@ -5,7 +5,7 @@
 
 Q-learning takes the largest of several uncertain estimates as the value of the next state.
 The largest is more often one that errs upwards, so its errors do not cancel, and the
-Q-values come out too high. In their study of this, van Hasselt, Guez and Silver (Deep
+Q-values tend to be too high. In their study of this, van Hasselt, Guez and Silver (Deep
 Reinforcement Learning with Double Q-learning, AAAI 2016) saw the scores of some Atari games
 fall just when the values rose above what the agent got. Their remedy is double_dqn.py.
 

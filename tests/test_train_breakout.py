@@ -463,7 +463,10 @@ def loop(tmp_path, capsys):
         if not real_update:
             pieces = {"make_train_step": make_train_step, "make_q_values": make_q_values} | pieces
         settings = {"max_frames": 100, "run_dir": str(tmp_path / "run"), **settings}
-        pieces |= {"make_env": lambda config: env, "replay_buffer": RecordingReplay}
+        pieces |= {
+            "make_env": lambda config: env,
+            "make_replay": lambda config: RecordingReplay(config.max_memory_length),
+        }
         record.run = train(Config(**settings), **pieces)
         record.running_reward = np.mean(record.run.values["episode_rewards"] or [0.0])
         record.lines = capsys.readouterr().out.splitlines()
