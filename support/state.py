@@ -125,6 +125,9 @@ WRAPPER_STATE = {
 }
 
 
+OBSERVING = (FrameStack, gym.ObservationWrapper)  # the outermost makes what is in the replay
+
+
 def layers(env):
     """Yields the wrappers of `env`, outermost first."""
     while isinstance(env, gym.Wrapper):
@@ -140,7 +143,8 @@ def remembered(layer):
 def can_be_saved(env):
     """Whether the state of `env` can be: an Atari emulator's, seen in stacks of uint8 frames."""
     emulator = isinstance(getattr(env.unwrapped, "ale", None), ale_py.ALEInterface)
-    stacked = any(isinstance(layer, FrameStack) for layer in layers(env))
+    observing = (layer for layer in layers(env) if isinstance(layer, OBSERVING))
+    stacked = isinstance(next(observing, None), FrameStack)
     return emulator and stacked and env.observation_space.dtype == np.uint8
 
 
