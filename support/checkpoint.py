@@ -121,7 +121,8 @@ class Checkpoints:
             if not os.access(path, os.R_OK | os.W_OK):
                 raise UsageError(f"{path} cannot be read and written: see to its permissions.")
             with self._set_aside_if_damaged(path), open_database(path) as database:
-                if state := read_state(database):
+                if database.execute("SELECT * FROM sqlite_master").fetchone():  # else never written
+                    state = json.loads(read_part(database, "state"))
                     found.append((state["number"], path, state))
         for number, path, state in sorted(found, reverse=True):
             if number > 1 and len(found) == 1 and not any(self.folder.glob("damaged-*")):
@@ -209,21 +210,13 @@ def digest(data):
     return hashlib.sha256(data).hexdigest()
 
 
-def read_state(database):
-    """Reads the state of a checkpoint: a dict, or None if none was ever written to the end.
+def read_part(database, name, sha=None):
+    """Reads a part, whose SHA-256 is `sha`, or for the state the one in its row.
 
     Raises:
         DamagedError, sqlite3.DatabaseError: it is not what was written.
     """
-    if not database.execute("SELECT * FROM sqlite_master").fetchone():
-        return None
-    row = database.execute("SELECT digest FROM part WHERE name = 'state'").fetchone()
-    return json.loads(read_part(database, "state", row and row[0]))
-
-
-def read_part(database, name, sha):
-    """Reads a part. Raises DamagedError or sqlite3.DatabaseError if it is not what was written."""
-    row = database.execute("SELECT data FROM part WHERE name = ?", (name,)).fetchone()
-    if row is None or type(row[0]) is not bytes or digest(row[0]) != sha:
+    row = database.execute("SELECT digest, data FROM part WHERE name = ?", (name,)).fetchone()
+    if row is None or type(row[1]) is not bytes or digest(row[1]) != (sha or row[0]):
         raise DamagedError(f"the part {name!r} is not what was written")
-    return row[0]
+    return row[1]

@@ -50,7 +50,7 @@ class Run:
 
     def __enter__(self):
         with contextlib.ExitStack() as stack:
-            stack.enter_context(self._folder)
+            stack.enter_context(self._folder.locked())
             stack.enter_context(self._signals)
             stack.callback(self._counter.clear)
             self._stack = stack.pop_all()

@@ -25,10 +25,8 @@ def new_run_folder(config):
     """Returns the path of the run's folder: the one asked for, or a new one under `runs/`."""
     if config.run_dir:
         folder = Path(config.run_dir)
-        if folder.exists() and not folder.is_dir():
-            raise UsageError(f"{folder} is a file: give a folder with --run-dir.")
         names = ("config.json", *RESULTS, "checkpoints/*", "snapshots/*")
-        if any(any(folder.glob(name)) for name in names):
+        if os.path.isdir(folder) and any(any(folder.glob(name)) for name in names):
             raise UsageError(
                 f"{folder} already holds a run: continue it with --resume, "
                 "or give another folder with --run-dir."
@@ -37,7 +35,7 @@ def new_run_folder(config):
     game = config.env_id.split("NoFrameskip")[0].replace("/", "-")
     name = f"{game}-seed{config.seed}-{datetime.now():%Y%m%d-%H%M%S}"
     folder, number = RUNS / name, 1
-    while folder.exists():
+    while os.path.exists(folder):  # False where it is forbidden to look
         number += 1
         folder = RUNS / f"{name}-{number}"
     return folder
@@ -90,7 +88,7 @@ def read_resumable(folder):
 
 
 class RunFolder:
-    """A run folder that this process holds the lock of, within `with`.
+    """A run folder.
 
     Args:
         config: the Settings of the run.
@@ -100,21 +98,16 @@ class RunFolder:
         path: pathlib.Path.
 
     Raises:
-        UsageError: it cannot be used, or another process is in it.
+        UsageError: there is no run to resume, or one where a new one should be.
     """
 
     def __init__(self, config, resume):
-        self.config, self.resume, self.path = config, resume, config.run_dir
-        try:
-            self.path = run_to_resume(config.run_dir) if resume else new_run_folder(config)
-        except OSError as error:  # a name that is too long, say
-            raise self._unusable(error) from None
+        self.config, self.resume = config, resume
+        self.path = run_to_resume(config.run_dir) if resume else new_run_folder(config)
 
-    def _unusable(self, error):
-        hint = "make it writable first" if self.resume else "give another one with --run-dir"
-        return UsageError(f"The run folder {self.path} cannot be used ({error.strerror}): {hint}.")
-
-    def __enter__(self):
+    @contextlib.contextmanager
+    def locked(self):
+        """Holds the lock. Raises UsageError: it cannot be used, or another process is in it."""
         if self.resume:
             read_resumable(self.path)  # before anything is made in what may be no run folder
         with contextlib.ExitStack() as stack:
@@ -131,12 +124,12 @@ class RunFolder:
                     f"{self.path} is in use by another process: stop that one first."
                 ) from None
             except OSError as error:
-                raise self._unusable(error) from None
-            stack.pop_all()
-        return self
-
-    def __exit__(self, *exception):
-        self._lock.close()
+                hint = (
+                    "make it writable first" if self.resume else "give another one with --run-dir"
+                )
+                message = f"The run folder {self.path} cannot be used ({error.strerror}): {hint}."
+                raise UsageError(message) from None
+            yield
 
     def require_there(self):
         """Raises SickRunError if the folder is no longer the one that is locked."""
