@@ -193,8 +193,7 @@ BAD_FLAGS = {
     "--seed": "--seed: expected one argument",
     "--res": "unrecognized arguments",
     "--env-id BrickoutNoFrameskip-v4 --run-dir {tmp}/new/run": "such as BreakoutNoFrameskip-v4",
-    "--run-dir {tmp}/file": "is a file",
-    "--run-dir {tmp}/file/run": "cannot be used",
+    "--run-dir {tmp}/file": "cannot be used (Not a directory): give another one with --run-dir",
     "--run-dir " + "x" * 300: "give another one with --run-dir",
     "--max-memory-length 999999999999": "takes 7600000.0 GB, and this machine has",
 }
