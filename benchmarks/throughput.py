@@ -11,6 +11,7 @@ installed), and random play through `wrappers` (ours) or `gymnasium` (its own). 
 gives a loop another replay than --replay.
 """
 
+import argparse
 import importlib
 import json
 import multiprocessing
@@ -148,7 +149,7 @@ def main(argv=None):
     add("--rounds", type=bounded(int, 1), default=9, help="rounds of each loop")
     add("--frames", type=bounded(int, 1), default=400, help="frames of a round")
     add("--jit-compile", action="store_true", help="the trainer with XLA")
-    add("--json", metavar="FILE", help="also write the figures to a file")
+    add("--json", metavar="FILE", type=argparse.FileType("w"), help="also write the figures here")
     args = parser.parse_args(argv)
     for loop in args.loops:
         if not re.fullmatch(rf"({'|'.join(LOOPS)})(:\d+)?", loop):
@@ -185,7 +186,8 @@ def main(argv=None):
         print("\n| part of a frame | ms |\n| --- | --- |")
         print("\n".join(f"| {part} | {ms:.3f} |" for part, ms in first["parts"].items()))
     if args.json:
-        Path(args.json).write_text(json.dumps(report, indent=2) + "\n")
+        with args.json as file:
+            json.dump(report, file, indent=2)
     return 0
 
 
