@@ -50,7 +50,7 @@ def test_git_ignores_what_the_commands_write():
     written = {"learning_curve.png", "cartpole.weights.h5", "runs/any/log.txt"}
     for page in PAGES[:1] + [page for page in PAGES if page.parent.name == "docs"]:
         written.update(re.findall(r"--(?:video|output) ([\w.]+)", page.read_text()))
-    assert "game.gif" in written
+    assert "game.mp4" in written
     for path in written:
         git = subprocess.run(["git", "check-ignore", "-q", path], cwd=ROOT)
         assert git.returncode == 0, path
