@@ -141,7 +141,10 @@ class EpisodicLifeEnv(RecordedWrapper):
 
 
 class FireResetEnv(RecordedWrapper):
-    """Presses FIRE (action 1) and action 2 (RIGHT on Breakout) at a reset, to serve the ball."""
+    """Presses FIRE (action 1) and action 2 (RIGHT on Breakout) at a reset, to serve the ball.
+
+    Not the paper's: there the agent has to serve.
+    """
 
     def reset(self, *, seed=None, options=None):
         observation, info = self.env.reset(seed=seed, options=options)
