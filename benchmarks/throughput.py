@@ -11,7 +11,6 @@ installed), and random play through `wrappers` (ours) or `gymnasium` (its own). 
 gives a loop another replay than --replay.
 """
 
-import argparse
 import importlib
 import json
 import multiprocessing
@@ -30,7 +29,8 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.pace import Pace
-from support.console import ArgumentParser, bounded
+from support.console import ArgumentParser, bounded, exit_status
+from support.files import require_writable
 
 # Name: module, bytes a transition, further arguments of its `loop`.
 LOOPS = {
@@ -139,31 +139,10 @@ def machine():
     }
 
 
-def main(argv=None):
-    optional = {"cleanrl": "torch", "sb3": "stable_baselines3"}
-    default = ["trainer", "textbook", *(name for name in optional if find_spec(optional[name]))]
-    parser = ArgumentParser(prog="throughput.py", description=__doc__.split("\n")[0])
-    add = parser.add_argument
-    add("--loops", nargs="+", default=default, metavar="NAME[:LENGTH]")
-    add("--replay", type=bounded(int, 33), default=100_000, help="transitions in each replay")
-    add("--rounds", type=bounded(int, 1), default=9, help="rounds of each loop")
-    add("--frames", type=bounded(int, 1), default=400, help="frames of a round")
-    add("--jit-compile", action="store_true", help="the trainer with XLA")
-    add("--json", metavar="FILE", type=argparse.FileType("w"), help="also write the figures here")
-    args = parser.parse_args(argv)
-    for loop in args.loops:
-        if not re.fullmatch(rf"({'|'.join(LOOPS)})(:\d+)?", loop):
-            parser.error(f"{loop} is no loop: use {', '.join(LOOPS)}, or NAME:LENGTH.")
-    pairs = [loop.partition(":") for loop in args.loops]
-    loops = [(name, int(length or args.replay)) for name, _, length in pairs]
-    free = free_memory()
-    needed = sum(PROCESS_BYTES + LOOPS[name][1] * replay for name, replay in loops)
-    if needed > free:
-        parser.error(
-            f"the loops need {needed / 1e9:.1f} GB of memory, and {free / 1e9:.1f} GB are free: "
-            "use fewer --loops or a smaller --replay."
-        )
-
+def compare(loops, args):
+    """Measures the loops, prints the tables, and writes the figures where `--json` says."""
+    if args.json is not None:
+        require_writable(args.json)  # now rather than after all the rounds
     report = {"machine": machine()}
     print(", ".join(f"{key} {value}" for key, value in report["machine"].items()), flush=True)
     report["loops"] = measure(loops, args.frames, args.rounds, args.jit_compile)
@@ -185,10 +164,36 @@ def main(argv=None):
         first["parts"]["the rest"] = rest
         print("\n| part of a frame | ms |\n| --- | --- |")
         print("\n".join(f"| {part} | {ms:.3f} |" for part, ms in first["parts"].items()))
-    if args.json:
-        with args.json as file:
-            json.dump(report, file, indent=2)
-    return 0
+    if args.json is not None:
+        args.json.write_text(json.dumps(report, indent=2) + "\n")
+
+
+def main(argv=None):
+    optional = {"cleanrl": "torch", "sb3": "stable_baselines3"}
+    default = ["trainer", "textbook", *(name for name in optional if find_spec(optional[name]))]
+    parser = ArgumentParser(prog="throughput.py", description=__doc__.split("\n")[0])
+    add = parser.add_argument
+    add("--loops", nargs="+", default=default, metavar="NAME[:LENGTH]")
+    add("--replay", type=bounded(int, 33), default=100_000, help="transitions in each replay")
+    add("--rounds", type=bounded(int, 1), default=9, help="rounds of each loop")
+    add("--frames", type=bounded(int, 1), default=400, help="frames of a round")
+    add("--jit-compile", action="store_true", help="the trainer with XLA")
+    add("--json", type=Path, metavar="FILE", help="also write the figures to a file")
+    args = parser.parse_args(argv)
+    for loop in args.loops:
+        if not re.fullmatch(rf"({'|'.join(LOOPS)})(:\d+)?", loop):
+            parser.error(f"{loop} is no loop: use {', '.join(LOOPS)}, or NAME:LENGTH.")
+    pairs = [loop.partition(":") for loop in args.loops]
+    loops = [(name, int(length or args.replay)) for name, _, length in pairs]
+    free = free_memory()
+    needed = sum(PROCESS_BYTES + LOOPS[name][1] * replay for name, replay in loops)
+    if needed > free:
+        parser.error(
+            f"the loops need {needed / 1e9:.1f} GB of memory, and {free / 1e9:.1f} GB are free: "
+            "use fewer --loops or a smaller --replay."
+        )
+
+    return exit_status(parser.prog, compare, loops, args)
 
 
 if __name__ == "__main__":

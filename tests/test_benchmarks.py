@@ -44,7 +44,7 @@ def test_the_loops_in_pytorch_run_where_it_is_installed(name, package):
 
 
 def test_what_cannot_be_measured_is_refused_in_a_sentence(tmp_path, refused):
-    assert "can't open" in refused(throughput.main, "--json", tmp_path / "no" / "speed.json")
+    assert "cannot be written" in refused(throughput.main, "--json", tmp_path / "no" / "speed.json")
     assert "tutorial is no loop" in refused(throughput.main, "--loops", "tutorial")
     assert "GB of memory" in refused(throughput.main, "--replay", "1000000000")
 
