@@ -110,6 +110,7 @@ class RunFolder:
         """Holds the lock. Raises UsageError: it cannot be used, or another process is in it."""
         if self.resume:
             read_resumable(self.path)  # before anything is made in what may be no run folder
+        hint = "make it writable first" if self.resume else "give another one with --run-dir"
         with contextlib.ExitStack() as stack:
             try:
                 (self.path / "snapshots").mkdir(parents=True, exist_ok=True)
@@ -124,9 +125,6 @@ class RunFolder:
                     f"{self.path} is in use by another process: stop that one first."
                 ) from None
             except OSError as error:
-                hint = (
-                    "make it writable first" if self.resume else "give another one with --run-dir"
-                )
                 message = f"The run folder {self.path} cannot be used ({error.strerror}): {hint}."
                 raise UsageError(message) from None
             yield

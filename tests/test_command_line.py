@@ -194,6 +194,7 @@ BAD_FLAGS = {
     "--res": "unrecognized arguments",
     "--env-id BrickoutNoFrameskip-v4 --run-dir {tmp}/new/run": "such as BreakoutNoFrameskip-v4",
     "--run-dir {tmp}/file": "cannot be used (Not a directory): give another one with --run-dir",
+    "--run-dir {tmp}/file/run": "cannot be used",
     "--run-dir " + "x" * 300: "give another one with --run-dir",
     "--max-memory-length 999999999999": "takes 7600000.0 GB, and this machine has",
 }

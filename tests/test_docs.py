@@ -47,7 +47,7 @@ def test_nothing_in_support_uses_the_scripts():
 
 
 def test_git_ignores_what_the_commands_write():
-    written = {"learning_curve.png", "cartpole.weights.h5", "runs/any/log.txt"}
+    written = {"learning_curve.png", "cartpole.weights.h5", "runs/any/log.txt", "game.gif"}
     for page in PAGES[:1] + [page for page in PAGES if page.parent.name == "docs"]:
         written.update(re.findall(r"--(?:video|output) ([\w.]+)", page.read_text()))
     assert "game.mp4" in written

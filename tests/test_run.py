@@ -204,7 +204,16 @@ def test_the_uninterrupted_run_is_worth_comparing_with(uninterrupted):
     assert int(rows[-1]["episode_count"]) >= 4
     assert int(rows[-1]["game_count"]) >= 1
     assert uninterrupted["snapshots"] == ["000000000.keras"]
-    assert {"running_reward", "game_score", "epsilon", "loss", "mean_max_q"} < set(rows[0])
+    for line, row in zip(uninterrupted["log"], rows, strict=True):
+        for word, column, digits in (
+            ("running reward: ", "running_reward", 2),
+            ("at episode ", "episode_count", 0),
+            ("frame count ", "frame_count", 0),
+            ("epsilon ", "epsilon", 3),
+            ("loss ", "loss", 5),
+            ("mean max Q ", "mean_max_q", 3),
+        ):
+            assert f"{word}{float(row[column]):.{digits}f}" in line
 
 
 # --------------------------------------------------------------------------------------
