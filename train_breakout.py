@@ -7,8 +7,7 @@ brick that the ball knocks out of the wall scores. It has five lives and sees no
 the screen: not where the ball is, nor what a paddle is, nor that missing the ball is bad.
 It has to find all of this out by trying. A *frame* below is one step of the agent, four frames of
 the emulator. An *episode* is one life. A *state* is what the last four frames showed, grey, 84x84:
-one alone does not show where the ball is going. Rewards are clipped to -1, 0 or 1, so that a brick
-of seven points counts like one of one.
+one alone does not show where the ball is going. Rewards are clipped to -1, 0 or 1: a brick is 1.
 
 Q-values. Q(s, a) is the return to expect after action a in state s: the rewards to come,
 each discounted by `gamma` a step, if one acts as well as possible from then on. An agent that
@@ -39,8 +38,7 @@ What to expect. The paper (Mnih et al. 2015) trained on 50 million frames for ea
 days of play; the Keras tutorial, which this script follows, expects good play at ten million. For
 the first hundreds of thousands nothing seems to happen: epsilon falls only slowly, and one random
 action at the wrong moment costs a life. The log line has two scores. `running reward`, the
-tutorial's, is the clipped rewards of a life. `game score`, which people compare, is the points of
-a whole game.
+tutorial's, is a life's clipped rewards. `game score`, which people compare, is a game's points.
 
 What follows is in this order: settings, network, replay buffer, epsilon, Q-values, update, `train`,
 the loop that puts them together. `wrappers.py` makes the states, `support/` has what a run of
