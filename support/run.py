@@ -101,9 +101,7 @@ class Run:
         self._first_frame = self.values.get("frame_count", 0)
         self._best_score = record.get("best_score")
         self._random_games = record.get("random_games", 0)
-        self._log = RunLog(
-            self.folder, self.config.max_frames, self._first_frame, record.get("log", {})
-        )
+        self._log = RunLog(self.folder, self.config.max_frames, record.get("log", {}))
         self._try("the log", self._log.write)
         if loaded:
             self._plan_checkpoint()

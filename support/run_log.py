@@ -13,16 +13,15 @@ class RunLog:
     Args:
         folder: pathlib.Path of the run folder.
         max_frames: the frame at which the run ends, or 0.
-        frame_count: the frame at which it goes on now.
-        saved: what `record` returned at that frame, or an empty dict.
+        saved: what `record` returned at the frame at which it goes on now, or an empty dict.
     """
 
-    def __init__(self, folder, max_frames, frame_count, saved):
+    def __init__(self, folder, max_frames, saved):
         self.folder, self.max_frames = folder, max_frames
         self.lines, self.rows = list(saved.get("lines", [])), list(saved.get("rows", []))
+        self.last = self.rows[-1] if self.rows else {"frame_count": 0, "wall_seconds": 0.0}
         self.seconds_before = saved.get("wall_seconds", 0.0)
-        self.started = self.line_time = time.monotonic()
-        self.line_frame = frame_count
+        self.started = time.monotonic()
 
     def record(self):
         """Returns all of it as a dict for JSON."""
@@ -39,9 +38,10 @@ class RunLog:
             values: dict of numbers, or None where there is none yet, by column.
         """
         values = {k: v if v is None or isinstance(v, int) else float(v) for k, v in values.items()}
-        frame_count, now = values["frame_count"], time.monotonic()
-        speed = (frame_count - self.line_frame) / max(now - self.line_time, 1e-9)
-        self.line_time, self.line_frame = now, frame_count
+        frame_count, seconds = values["frame_count"], self.wall_seconds()
+        frames = frame_count - self.last["frame_count"]
+        speed = frames / max(seconds - self.last["wall_seconds"], 1e-9)
+        self.last = {"frame_count": frame_count, "wall_seconds": seconds}
         line = line.format(**{k: math.nan if v is None else v for k, v in values.items()})
         line = re.sub(r"\bnan\b", "-", line) + f", {speed:.0f} frames/s"
         left = None
@@ -50,7 +50,7 @@ class RunLog:
             line += f", {left // 3600}:{left // 60 % 60:02d}:{left % 60:02d} left"
         values |= {"frames_per_second": round(speed, 1), "seconds_left": left}
         self.lines.append(line)
-        self.rows.append({**values, "wall_seconds": round(self.wall_seconds(), 1)})
+        self.rows.append({**values, "wall_seconds": round(seconds, 1)})
         return line
 
     def write(self):
