@@ -1,6 +1,6 @@
 """Does an agent get what it expects? Its Q-values against the returns that follow them.
 
-    python examples/overestimation.py results/lasting-seed1/snapshots/002000000.keras
+    python examples/overestimation.py results/lasting-seed1/snapshots/003200000.keras
     python examples/overestimation.py RUN/snapshots/*.keras --csv scores.csv  # over a whole run
 
 Q-learning takes the largest of several uncertain estimates as the value of the next state.
