@@ -100,13 +100,13 @@ class Config(Settings):
     jit_compile: bool = setting(False, "compile the update with XLA, on a GPU the actions too")
 
 
-def create_q_model(num_actions=4):
+def create_q_model(num_actions=4, config=None):
     """Builds the network of the paper (Methods, "Model architecture"): states in, Q-values out.
 
     Returns:
         A Keras model from uint8 `(batch, 84, 84, 4)` to float32 `(batch, num_actions)`.
         1 686 180 parameters for four actions. Pixels are scaled to [0, 1] inside, so
-        that frames travel and are stored as bytes.
+        that frames travel and are stored as bytes. `config` is for a network of one's own.
     """
     return keras.Sequential(
         [
@@ -292,8 +292,8 @@ def train(
         rng = np.random.default_rng(config.seed)
         num_actions = int(env.action_space.n)
 
-        model = create_q_model(num_actions)
-        model_target = create_q_model(num_actions)  # the tutorial's: random at first
+        model = create_q_model(num_actions, config)
+        model_target = create_q_model(num_actions, config)  # the tutorial's: random at first
         optimizer = keras.optimizers.Adam(config.learning_rate, clipnorm=config.clipnorm)
         optimizer.build(model.trainable_variables)
         train_step = make_train_step(model, model_target, optimizer, config)
@@ -301,10 +301,10 @@ def train(
         replay = make_replay(config)
         state, _ = env.reset(seed=config.seed)
 
-        # A checkpoint holds all that a frame changes: these six objects, and the variables that
+        # A checkpoint holds all that a frame changes: these objects, and the variables that
         # `end_frame` is given below, by name. If you add one, give it there, and take it from
         # `saved` here.
-        saved = run.start(env, model, model_target, optimizer, replay, rng)
+        saved = run.start(env, state, model, model_target, optimizer, replay, rng)
         frame_count = saved.get("frame_count", 0)
         episode_count = saved.get("episode_count", 0)
         episode_steps = saved.get("episode_steps", 0)

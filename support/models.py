@@ -60,7 +60,9 @@ def load_q_model(path, num_actions):
         takes = [(tuple(tensor.shape), tensor.dtype) for tensor in model.inputs]
     except Exception as error:  # damage shows in any of many ways
         reason = (str(error).strip() or type(error).__name__).splitlines()[0][:120].rstrip(".:")
-        raise UsageError(f"{path} is damaged or no Keras model ({reason}).") from None
+        raise UsageError(
+            f"{path} is damaged or no model of Keras's own layers ({reason})."
+        ) from None
     if takes != [STATES]:
         raise UsageError(f"{path} takes {takes}, but a state is {STATES}: give another model.")
     # One call shows more than what the model says of its output.

@@ -71,8 +71,11 @@ class Run:
             return 128 + self._signals.received
         return 1 if self.unsaved else 0
 
-    def start(self, env, model, model_target, optimizer, replay, rng):
+    def start(self, env, state, model, model_target, optimizer, replay, rng):
         """Begins the run, or restores its latest checkpoint into the objects given.
+
+        Args:
+            state: what `env` shows: it tells whether there can be checkpoints.
 
         Returns:
             dict of the values that `end_frame` was given at that checkpoint, else empty.
@@ -83,7 +86,7 @@ class Run:
         self.model, self._env = model, env
         self._checkpoints = None
         loaded = None
-        if can_be_saved(env):
+        if can_be_saved(env, state):
             variables = [*model.variables, *model_target.variables, *optimizer.variables]
             folder, settings = self.folder / "checkpoints", dataclasses.asdict(self.config)
             self._checkpoints = Checkpoints(folder, settings, env, variables, replay, rng)
@@ -117,11 +120,14 @@ class Run:
         say(
             f"{describe_device()}\n"
             f"game: {config.env_id}, seed {config.seed}\n"
-            f"replay: {config.max_memory_length} transitions, {gigabytes:.2g} GB when full\n"
-            f"run folder: {self.folder}\n"
-            f"to watch it, also while it runs: python play_breakout.py "
-            f"{shlex.quote(str(self.folder))} --model latest --video game.gif"
+            f"run folder: {self.folder}"
         )
+        if self._checkpoints:  # else the states may be of another size, and not those it plays with
+            say(
+                f"replay: {config.max_memory_length} transitions, {gigabytes:.2g} GB when full\n"
+                f"to watch it, also while it runs: python play_breakout.py "
+                f"{shlex.quote(str(self.folder))} --model latest --video game.gif"
+            )
         begins = f"Resumed at frame {frame}" if frame else "Training begins"
         next_line = frame - frame % config.log_every + config.log_every
         if next_line <= config.max_frames or not config.max_frames:

@@ -25,7 +25,11 @@ def pack(values):
             plain[name] = value
 
     def to_plain(value):  # a deque, or a number of NumPy or TensorFlow
-        return list(value) if isinstance(value, deque) else np.asarray(value).item()
+        if isinstance(value, deque):
+            return list(value)
+        if np.asarray(value).dtype == object or np.size(value) != 1:
+            raise TypeError(f"A checkpoint cannot hold {type(value).__name__} objects here.")
+        return np.asarray(value).item()
 
     file = io.BytesIO()
     np.savez(file, plain=json.dumps(plain, default=to_plain), **arrays)
@@ -125,9 +129,6 @@ WRAPPER_STATE = {
 }
 
 
-OBSERVING = (FrameStack, gym.ObservationWrapper)  # the outermost makes what is in the replay
-
-
 def layers(env):
     """Yields the wrappers of `env`, outermost first."""
     while isinstance(env, gym.Wrapper):
@@ -136,16 +137,14 @@ def layers(env):
 
 
 def remembered(layer):
-    """Returns the names of a wrapper's attributes that have to be saved."""
-    return next((names for kind, names in WRAPPER_STATE.items() if isinstance(layer, kind)), ())
+    """Returns the names of a wrapper's attributes that have to be saved, by the nearest class."""
+    return next((WRAPPER_STATE[kind] for kind in type(layer).__mro__ if kind in WRAPPER_STATE), ())
 
 
-def can_be_saved(env):
-    """Whether the state of `env` can be: an Atari emulator's, seen in stacks of uint8 frames."""
+def can_be_saved(env, state):
+    """Whether `env`, which shows `state`, can be: an Atari game seen in stacks of uint8 frames."""
     emulator = isinstance(getattr(env.unwrapped, "ale", None), ale_py.ALEInterface)
-    observing = (layer for layer in layers(env) if isinstance(layer, OBSERVING))
-    stacked = isinstance(next(observing, None), FrameStack)
-    return emulator and stacked and env.observation_space.dtype == np.uint8
+    return emulator and isinstance(state, LazyFrames) and state.frames[0].dtype == np.uint8
 
 
 def get_env_state(env):

@@ -138,11 +138,21 @@ def test_a_checkpoint_restores_everything(written, capsys):
     assert env.get_wrapper_attr("return_queue") == scores
 
 
-def test_a_wrapper_derived_from_one_of_ours_is_remembered_too():
+def test_a_wrapper_derived_from_one_of_ours_is_remembered_too(monkeypatch):
     class Mine(EpisodicLifeEnv):
         pass
 
-    assert "game_ended" in state.remembered(Mine(make_env(Config())))
+    env = Mine(make_env(Config()))
+    assert "game_ended" in state.remembered(env)
+    monkeypatch.setitem(state.WRAPPER_STATE, Mine, ("lives", "game_ended", "more"))
+    assert "more" in state.remembered(env)
+
+
+@pytest.mark.parametrize("value", [np.random.default_rng(), deque([np.zeros(2)])])
+def test_what_a_checkpoint_cannot_hold_is_refused_by_its_kind(value):
+    kind = type(value[0] if isinstance(value, deque) else value).__name__
+    with pytest.raises(TypeError, match=f"cannot hold {kind} objects"):
+        state.pack({"value": value})
 
 
 def test_a_commit_waits_for_the_disk(tmp_path):

@@ -63,7 +63,7 @@ def crash(run):
     raise Crash
 
 
-def small_model(num_actions=4):
+def small_model(num_actions=4, config=None):
     return keras.Sequential(
         [
             keras.Input((84, 84, 4), dtype="uint8"),
@@ -348,7 +348,7 @@ def test_a_signal_stops_the_run_after_its_frame(
 
 @pytest.mark.slow
 def test_a_signal_before_the_first_frame_leaves_a_run_that_resumes(folder, driver, uninterrupted):
-    def interrupted_model(num_actions):
+    def interrupted_model(num_actions, config):
         os.kill(os.getpid(), signal.SIGINT)
         return small_model(num_actions)
 
@@ -781,7 +781,7 @@ def run(folder):
     with Run(config(folder, log_every=1)) as run:
         model = small_model()
         run.env = RecordEpisodeStatistics(ScriptedEnv())
-        run.start(run.env, model, model, keras.optimizers.Adam(), None, None)
+        run.start(run.env, None, model, model, keras.optimizers.Adam(), None, None)
         yield run
 
 
@@ -872,7 +872,7 @@ def test_when_checkpoints_are_made(folder, monkeypatch):
     model = small_model()
     with Run(config(folder, checkpoint_minutes=5.0)) as run:
         env = RecordEpisodeStatistics(ScriptedEnv())
-        run.start(env, model, model, keras.optimizers.Adam(), None, None)
+        run.start(env, None, model, model, keras.optimizers.Adam(), None, None)
         for clock.now in range(1, 1000):
             run.end_frame(frame_count=1, loss=None)
     # The first one at the first frame, when the model before training is a snapshot already.

@@ -606,7 +606,8 @@ def test_the_score_of_games_is_unclipped_and_the_mean_of_the_last_100(loop):
     games = [[play(reward=float(number), terminated=True)] for number in range(1, 151)]
     env = gym.wrappers.TransformReward(RecordEpisodeStatistics(ScriptedEnv(*games)), np.sign)
 
-    def make_model(num_actions):
+    def make_model(num_actions, config):
+        assert config.max_frames == 150  # every piece is given the settings
         model = create_q_model(num_actions)
         model.layers[-1].bias.assign(range(num_actions))
         return model
