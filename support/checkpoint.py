@@ -34,8 +34,10 @@ FILES = ("a.sqlite", "b.sqlite")
 SEGMENT = 5_000  # transitions in a row; 35 MB of frames at a time
 
 
-class DamagedError(Exception):
-    """A checkpoint is not what was written."""
+# What SQLite raises at damage: where its message quotes it, Python cannot decode the message.
+DAMAGE = sqlite3.DatabaseError, UnicodeDecodeError
+# The codes that are of the disk, or of another process, and no damage.
+PASSING = sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_BUSY, sqlite3.SQLITE_CANTOPEN
 
 
 class Checkpoints:
@@ -99,11 +101,10 @@ class Checkpoints:
                 rows = [(*row, parts[row[0]]) for row in wanted if row not in held]
                 rows.append(("state", digest(content), content))
                 database.executemany("INSERT INTO part VALUES (?, ?, ?)", rows)
-        except sqlite3.OperationalError:  # a full disk, say
-            raise
-        except sqlite3.DatabaseError:  # the older one is damaged: the next attempt begins anew
-            target.unlink()
-            raise
+        except DAMAGE as error:
+            if getattr(error, "sqlite_errorcode", 0) & 0xFF not in PASSING:
+                target.unlink()  # the older one is damaged: the next attempt begins anew
+            raise sqlite3.DatabaseError(str(error)) from error
         self.number, self.latest = self.number + 1, target
 
     def load(self):
@@ -145,7 +146,9 @@ class Checkpoints:
     def _set_aside_if_damaged(self, path):
         try:
             yield
-        except (DamagedError, sqlite3.DatabaseError) as error:
+        except DAMAGE as error:
+            if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_BUSY:
+                raise UsageError(f"{path} is in use ({error}): try again later.") from None
             warn(f"Warning: the checkpoint {path} is damaged ({error}); trying the other one.")
             for file in self.folder.glob(f"{path.name}*"):  # its journal too
                 file.replace(file.with_name(f"damaged-{file.name}"))
@@ -214,9 +217,9 @@ def read_part(database, name, sha=None):
     """Reads a part, whose SHA-256 is `sha`, or for the state the one in its row.
 
     Raises:
-        DamagedError, sqlite3.DatabaseError: it is not what was written.
+        UnicodeDecodeError, sqlite3.DatabaseError: it is not what was written.
     """
     row = database.execute("SELECT digest, data FROM part WHERE name = ?", (name,)).fetchone()
     if row is None or type(row[1]) is not bytes or digest(row[1]) != (sha or row[0]):
-        raise DamagedError(f"the part {name!r} is not what was written")
+        raise sqlite3.DatabaseError(f"the part {name!r} is not what was written")
     return row[1]

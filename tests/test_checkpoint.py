@@ -187,7 +187,9 @@ def test_any_damage_is_noticed_or_harmless(written, capsys):
     """Wherever it is cut, or a byte flipped: the newest exactly, or a warning and the other one."""
     data = written.newest.read_bytes()
     older = written.older.read_bytes()
-    places = [*range(0, 110, 2), *random.Random(1).sample(range(len(data)), 60), len(data) - 1]
+    # Its header, the SQL of its table at the end of the first page, and anywhere.
+    places = [*range(0, 110, 2), *range(3984, 4096, 4)]
+    places += [*random.Random(1).sample(range(len(data)), 60), len(data) - 1]
     cuts = [data[:size] for size in (0, 1, 100, len(data) // 2, len(data) - 1)]
     outcomes, learner = Counter(), make_learner()
     for damaged in [*cuts, *(flipped(data, place) for place in places)]:
@@ -204,11 +206,11 @@ def test_any_damage_is_noticed_or_harmless(written, capsys):
     assert set(outcomes) == {2, 3}
 
 
-def test_an_older_checkpoint_that_is_damaged_is_written_anew(written):
+@pytest.mark.parametrize("place", [4096, 18, 4033, 4070])  # the first is the root of its table
+def test_an_older_checkpoint_that_is_damaged_is_written_anew(written, place):
     """Nobody reads it before it is to be overwritten."""
-    data = written.older.read_bytes()
-    written.older.write_bytes(data[:4096] + bytes(4096) + data[8192:])  # the root of its table
-    with pytest.raises(sqlite3.DatabaseError, match="malformed"):  # of which a run warns
+    written.older.write_bytes(flipped(written.older.read_bytes(), place))
+    with pytest.raises(sqlite3.DatabaseError):  # of which a run warns
         written.checkpoints.save(written.learner.values, {"number": 4})
     written.checkpoints.save(written.learner.values, {"number": 4})
     assert loaded(written.folder, written.learner)[1] == {"number": 4}
@@ -297,13 +299,15 @@ def test_a_save_that_fails_changes_neither_checkpoint(written, monkeypatch):
         def executemany(self, statement, rows):
             if statement.startswith("INSERT"):
                 super().executemany(statement, list(rows)[:2])
-                raise sqlite3.OperationalError("database or disk is full")
+                error = sqlite3.OperationalError("database or disk is full")
+                error.sqlite_errorcode = sqlite3.SQLITE_FULL
+                raise error
             return super().executemany(statement, rows)
 
     connect = sqlite3.connect
     with monkeypatch.context() as patch:
         patch.setattr(sqlite3, "connect", lambda *a, **k: connect(*a, **k, factory=Full))
-        with pytest.raises(sqlite3.OperationalError, match="full"):
+        with pytest.raises(sqlite3.Error, match="full"):
             written.checkpoints.save(written.learner.values, {"number": 4})
     assert written.older.read_bytes() == older
     learner, record = loaded(written.folder, written.learner)
@@ -315,6 +319,17 @@ def test_a_save_that_fails_changes_neither_checkpoint(written, monkeypatch):
 
 # --------------------------------------------------------------------------------------
 # What is refused
+
+
+def test_a_checkpoint_in_use_is_not_taken_for_a_damaged_one(written, monkeypatch):
+    before = sorted(written.folder.iterdir())
+    connect = sqlite3.connect
+    monkeypatch.setattr(sqlite3, "connect", lambda *a, **k: connect(*a, **k, timeout=0))
+    with checkpoint.open_database(written.newest) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        with pytest.raises(UsageError, match="in use"):
+            loaded(written.folder, written.learner)
+    assert sorted(written.folder.iterdir()) == before
 
 
 @pytest.mark.slow
