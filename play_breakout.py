@@ -29,7 +29,7 @@ from support.files import require_writable, writing
 from support.models import find_model, load_q_model
 from support.scores import published_scores
 from support.video import PICTURES_PER_SECOND, film, write_video
-from support.window import no_window, require_screen
+from support.window import opening
 from train_breakout import Config, make_q_values
 from wrappers import FrameStack, WarpFrame, make_atari, wrap_deepmind
 
@@ -118,12 +118,8 @@ def make_game(env_id, auto_fire=True, max_emulator_frames=MAX_EMULATOR_FRAMES, r
     Raises:
         UsageError: there is no such game, or no window for it.
     """
-    if render_mode == "human":
-        require_screen()
-    try:
+    with opening(render_mode):
         game = WholeGame(make_atari(env_id, render_mode), max_emulator_frames)
-    except RuntimeError as error:  # from SDL
-        raise no_window(error) from None
     if auto_fire:
         return wrap_deepmind(game, clip_rewards=False, frame_stack=True), game
     return FrameStack(WarpFrame(game), 4), game

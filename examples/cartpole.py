@@ -23,7 +23,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from support.console import ArgumentParser, UsageError, bounded, exit_status, say
 from support.device import device_name, keras, tf
 from support.files import require_writable
-from support.window import no_window, require_screen
+from support.window import opening
 from train_breakout import Config, ReplayBuffer, make_q_values, make_train_step
 
 CONFIG = Config(
@@ -42,14 +42,11 @@ WEIGHTS = Path("cartpole.weights.h5")
 def make_env(render=None):
     """Makes CartPole-v0's task under today's id. UsageError: there is nowhere to show it."""
     env = gym.make("CartPole-v1", max_episode_steps=200, render_mode=render)
-    if render:
-        require_screen()
-        try:
-            env.reset()  # opens the window
-        except gym.error.DependencyNotInstalled as error:  # pygame
-            raise UsageError(str(error)) from None
-        except RuntimeError as error:
-            raise no_window(error) from None
+    try:
+        with opening(render):
+            env.reset()
+    except gym.error.DependencyNotInstalled as error:  # pygame
+        raise UsageError(str(error)) from None
     return RecordEpisodeStatistics(env)
 
 
