@@ -402,7 +402,7 @@ def main(argv=None, config_class=Config, **pieces):
     parser = ArgumentParser(
         prog=name,
         description="Trains a deep Q-network to play Atari Breakout.",
-        epilog="To watch a run, also while it goes: python play_breakout.py RUN --model latest",
+        epilog="To watch a run: python play_breakout.py RUN --model latest --video game.gif",
     )
     add_flags(parser, config_class)
     given = vars(parser.parse_args(argv))  # no defaults: a resumed run keeps its own settings

@@ -30,7 +30,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.pace import Pace
 from support.console import ArgumentParser, bounded, exit_status
-from support.files import require_writable
+from support.files import require_writable, writing
 
 # Name: module, bytes a transition, further arguments of its `loop`.
 LOOPS = {
@@ -165,7 +165,8 @@ def compare(loops, args):
         print("\n| part of a frame | ms |\n| --- | --- |")
         print("\n".join(f"| {part} | {ms:.3f} |" for part, ms in first["parts"].items()))
     if args.json is not None:
-        args.json.write_text(json.dumps(report, indent=2) + "\n")
+        with writing(args.json):
+            args.json.write_text(json.dumps(report, indent=2) + "\n")
 
 
 def main(argv=None):
@@ -174,7 +175,7 @@ def main(argv=None):
     parser = ArgumentParser(prog="throughput.py", description=__doc__.split("\n")[0])
     add = parser.add_argument
     add("--loops", nargs="+", default=default, metavar="NAME[:LENGTH]")
-    add("--replay", type=bounded(int, 33), default=100_000, help="transitions in each replay")
+    add("--replay", type=int, default=100_000, help="transitions in each replay")
     add("--rounds", type=bounded(int, 1), default=9, help="rounds of each loop")
     add("--frames", type=bounded(int, 1), default=400, help="frames of a round")
     add("--jit-compile", action="store_true", help="the trainer with XLA")
@@ -185,6 +186,8 @@ def main(argv=None):
             parser.error(f"{loop} is no loop: use {', '.join(LOOPS)}, or NAME:LENGTH.")
     pairs = [loop.partition(":") for loop in args.loops]
     loops = [(name, int(length or args.replay)) for name, _, length in pairs]
+    if min(replay for _, replay in loops) < 33:
+        parser.error("A replay needs more than a batch: give 33 transitions or more.")
     free = free_memory()
     needed = sum(PROCESS_BYTES + LOOPS[name][1] * replay for name, replay in loops)
     if needed > free:

@@ -3,11 +3,9 @@
     python examples/overestimation.py results/lasting-seed1/snapshots/003200000.keras
     python examples/overestimation.py RUN/snapshots/*.keras --csv scores.csv  # over a whole run
 
-Q-learning takes the largest of several uncertain estimates as the value of the next state.
-The largest is more often one that errs upwards, so its errors do not cancel, and the
-Q-values tend to be too high. In their study of this, van Hasselt, Guez and Silver (Deep
-Reinforcement Learning with Double Q-learning, AAAI 2016) saw the scores of some Atari games
-fall just when the values rose above what the agent got. Their remedy is double_dqn.py.
+Q-values tend to be too high: double_dqn.py says why, and is the remedy of van Hasselt, Guez
+and Silver (AAAI 2016). They saw the scores of some Atari games fall just when the values rose
+above what the agent got.
 
 A rising mean max Q does not show it by itself, since a better agent rightly expects more.
 So this plays games as play_breakout.py does, and compares two numbers for each action:
@@ -21,7 +19,6 @@ Q-values are of play without random actions. Here one action in twenty is random
 an excess is no error: `--epsilon 0.01` leaves less of it.
 """
 
-import argparse
 import csv
 import itertools
 import sys
@@ -181,22 +178,16 @@ def run(args):
 
 def main(argv=None):
     """Runs the command line. Returns the exit status."""
-    parser = ArgumentParser(
-        prog="overestimation.py",
-        description=__doc__.splitlines()[0],
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
+    parser = ArgumentParser(prog="overestimation.py", description=__doc__.splitlines()[0])
     add = parser.add_argument
     add("paths", nargs="+", type=Path, metavar="PATH", help="a run folder or a .keras file")
-    add("--model", choices=("best", "latest"), default="best", help="which of a run folder")
-    add("--episodes", type=bounded(int, 2), default=30, metavar="N", help="games to play")
-    add(
-        "--epsilon",
-        type=bounded(float, 0, 1),
-        default=0.05,
-        help="share of random actions; near 0 games repeat, and the errors are too small",
-    )
-    add("--seed", type=bounded(int, 0, 2**32 - 1), default=42, help="as in play_breakout.py")
+    text = "which of a run folder (default: best)"
+    add("--model", choices=("best", "latest"), default="best", help=text)
+    add("--episodes", type=bounded(int, 2), default=30, metavar="N", help="games (default: 30)")
+    text = "share of random actions (default: 0.05); near 0 games repeat: errors come out too small"
+    add("--epsilon", type=bounded(float, 0, 1), default=0.05, help=text)
+    text = "as in play_breakout.py (default: 42)"
+    add("--seed", type=bounded(int, 0, 2**32 - 1), default=42, help=text)
     add("--csv", type=Path, metavar="FILE", help="write the figures there, a row a network")
     return exit_status("overestimation.py", run, parser.parse_args(argv))
 

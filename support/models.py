@@ -66,8 +66,8 @@ def load_q_model(path, num_actions):
     if takes != [STATES]:
         raise UsageError(f"{path} takes {takes}, but a state is {STATES}: give another model.")
     # One call shows more than what the model says of its output.
-    values = np.asarray(model(np.zeros((3, 84, 84, 4), np.uint8)))
-    if values.shape != (3, num_actions):
+    values = model(np.zeros((3, 84, 84, 4), np.uint8))
+    if getattr(values, "shape", None) != (3, num_actions):
         raise UsageError(
             f"{path} does not give a Q-value for each of the game's {num_actions} actions: "
             "name the game that it was trained on with --env-id."

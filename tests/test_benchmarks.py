@@ -47,6 +47,7 @@ def test_what_cannot_be_measured_is_refused_in_a_sentence(tmp_path, refused):
     assert "cannot be written" in refused(throughput.main, "--json", tmp_path / "no" / "speed.json")
     assert "tutorial is no loop" in refused(throughput.main, "--loops", "tutorial")
     assert "GB of memory" in refused(throughput.main, "--replay", "1000000000")
+    assert "33 transitions or more" in refused(throughput.main, "--loops", "trainer:10")
 
 
 def test_a_loop_that_fails_ends_the_benchmark(capfd):
