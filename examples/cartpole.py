@@ -44,7 +44,7 @@ def make_env(render=None):
     env = gym.make("CartPole-v1", max_episode_steps=200, render_mode=render)
     try:
         with opening(render):
-            env.reset()
+            env.reset()  # opens the window, if there is to be one
     except gym.error.DependencyNotInstalled as error:  # pygame
         raise UsageError(str(error)) from None
     return RecordEpisodeStatistics(env)
