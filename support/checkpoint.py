@@ -147,8 +147,9 @@ class Checkpoints:
         try:
             yield
         except DAMAGE as error:
-            if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_BUSY:
-                raise UsageError(f"{path} is in use ({error}): try again later.") from None
+            code = getattr(error, "sqlite_errorcode", None)
+            if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_CANTOPEN):
+                raise UsageError(f"{path} cannot be opened now ({error}).") from None
             warn(f"Warning: the checkpoint {path} is damaged ({error}); trying the other one.")
             for file in self.folder.glob(f"{path.name}*"):  # its journal too
                 file.replace(file.with_name(f"damaged-{file.name}"))

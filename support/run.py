@@ -205,6 +205,8 @@ class Run:
                 f"The run in {self.folder} is finished, at frame {frame_count}. A larger "
                 "--max-frames or, where it is solved, --solved-reward continues it."
             )
+            if not (self.folder / "model.keras").exists():
+                self._save_model("model.keras")
             return
         if frame_count:
             self.checkpoint()
@@ -214,6 +216,8 @@ class Run:
             warn(f"Not saved: {what} ({why}).")
         if not complete and not self._checkpoints:
             say(f"Stopped at frame {frame_count}.")
+        elif not complete and frame_count and not self._checkpoints.number:
+            say(f"Stopped at frame {frame_count}, without a checkpoint to go on from.")
         elif not complete:
             words = ["python", script_path(), "--resume", "--run-dir", str(self.folder)]
             since = " from the last checkpoint" if "the checkpoint" in self.unsaved else ""

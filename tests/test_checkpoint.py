@@ -327,7 +327,7 @@ def test_a_checkpoint_in_use_is_not_taken_for_a_damaged_one(written, monkeypatch
     monkeypatch.setattr(sqlite3, "connect", lambda *a, **k: connect(*a, **k, timeout=0))
     with checkpoint.open_database(written.newest) as other:
         other.execute("BEGIN EXCLUSIVE")
-        with pytest.raises(UsageError, match="in use"):
+        with pytest.raises(UsageError, match="cannot be opened now"):
             loaded(written.folder, written.learner)
     assert sorted(written.folder.iterdir()) == before
 

@@ -520,6 +520,19 @@ def test_a_disk_that_stays_full_costs_what_is_not_saved(
 
 
 @pytest.mark.slow
+def test_a_stop_without_any_checkpoint_does_not_offer_to_go_on(folder, disk, monkeypatch, capsys):
+    def model_on_a_full_disk(num_actions, config):
+        disk.fill()
+        return small_model(num_actions)
+
+    signal_in_frame(monkeypatch, 20, signal.SIGTERM)
+    words = flags(**SETTINGS, run_dir=folder)
+    assert tb.main(words, create_q_model=model_on_a_full_disk) == 143
+    stopped = "Stopped at frame 20, without a checkpoint to go on from."
+    assert capsys.readouterr().out.splitlines()[-1] == stopped
+
+
+@pytest.mark.slow
 def test_memory_that_runs_out_in_a_checkpoint_is_a_warning(folder, driver, monkeypatch, capsys):
     def encode(*args):
         raise MemoryError
@@ -629,10 +642,13 @@ def test_a_finished_run_is_not_changed_and_says_how_to_go_on(folder, driver, uni
         after = files_in(folder)
         assert before.pop("config.json", None) != after.pop("config.json")
         assert after == before
+    (folder / "model.keras").unlink()
+    assert resume(folder) == 0
+    assert (folder / "model.keras").exists()
     assert resume(folder, max_frames=280, checkpoint_minutes=2000.0) == 0
     assert driver.outcome() == uninterrupted
     starts = json.loads((folder / "config.json").read_text())["sessions"]
-    assert len(starts) == 4
+    assert len(starts) == 5
     assert all({"started", "TensorFlow", "NumPy", "OpenCV"} < set(start) for start in starts)
 
 
