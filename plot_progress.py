@@ -115,6 +115,7 @@ def draw(groups, figure):
     for i, group in enumerate(groups):
         # As it is, matplotlib would hide what begins with _ and make a formula of $.
         text = " " + label(group, groups).replace("$", r"\$")
+        text = text.encode(errors="backslashreplace").decode()  # a name that is not UTF-8
         for column in (*SCORES, *small):
             frames, *curves = mean_and_band(group, column)
             floor = LOWEST if yardsticks and column in SCORES else -LARGEST

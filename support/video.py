@@ -142,6 +142,7 @@ def write_gif(path, pictures):
 
 def write_mp4(path, pictures):
     """Writes an MP4 in VP9, which browsers play. See `write_video`."""
+    path = path.absolute()  # in a relative one, what is before a colon would be a protocol
     open(path, "wb").close()  # OpenCV would not say why it cannot
     codec = cv2.VideoWriter_fourcc(*"vp09")
     video, count = None, 0

@@ -155,10 +155,11 @@ def test_the_legend_covers_nothing_and_is_not_cut_off(tmp_path):
         for n in range(8)
         for s in (1, 2)
     ]
-    figure = draw(*runs, make_run(tmp_path / "_x$_y$^", [1, 2], gamma=9))
+    odd = "\udce9" if sys.platform == "linux" else ""  # a byte that is not UTF-8
+    figure = draw(*runs, make_run(tmp_path / f"_x$_y$^{odd}", [1, 2], gamma=9))
     box = figure.legends[0].get_window_extent()
     assert len(labels(figure)) == 9
-    assert labels(figure)[-1] == r"_x\$_y\$^"
+    assert labels(figure)[-1] == r"_x\$_y\$^" + (odd and r"\udce9")
     assert not any(box.overlaps(axes.get_tightbbox()) for axes in figure.axes)
     assert figure.bbox.contains(box.x0, box.y0)
     assert figure.bbox.contains(box.x1, box.y1)

@@ -1,6 +1,7 @@
 """Pictures of a game, as GIF and MP4."""
 
 import os
+from pathlib import Path
 from types import SimpleNamespace
 
 import cv2
@@ -128,12 +129,13 @@ def test_a_gif_too_large_for_the_memory_is_refused(pictures, tmp_path, monkeypat
     assert os.listdir(tmp_path) == ["short.gif"]
 
 
-def test_an_mp4_has_like_pictures_and_plays_in_browsers(pictures, tmp_path, capfd):
-    path = tmp_path / "game.MP4"
+def test_an_mp4_has_like_pictures_and_plays_in_browsers(pictures, tmp_path, monkeypatch, capfd):
+    monkeypatch.chdir(tmp_path)
+    path = Path("12:30.MP4")  # no protocol
     assert video.write_video(path, iter(pictures[:20])) == 20
     assert capfd.readouterr().err == ""
     assert b"vp09" in path.read_bytes()
-    decoder = cv2.VideoCapture(str(path))
+    decoder = cv2.VideoCapture(str(path.absolute()))
     assert decoder.get(cv2.CAP_PROP_FPS) == 15
     for picture in pictures[:20]:
         decoded = decoder.read()[1][..., ::-1]
