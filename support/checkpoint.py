@@ -34,9 +34,9 @@ FILES = ("a.sqlite", "b.sqlite")
 SEGMENT = 5_000  # transitions in a row; 35 MB of frames at a time
 
 
-# What SQLite raises at damage: where its message quotes it, Python cannot decode the message.
+# Raised at damage; the second where SQLite's message quotes the damaged bytes.
 DAMAGE = sqlite3.DatabaseError, UnicodeDecodeError
-# The codes that are of the disk, or of another process, and no damage.
+# Codes of a failed save that tell of the disk or another process, and not of damage.
 PASSING = sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_BUSY, sqlite3.SQLITE_CANTOPEN
 
 
@@ -69,8 +69,8 @@ class Checkpoints:
             record: dict for JSON, what the run folder has to remember.
 
         Raises:
-            OSError, sqlite3.Error, MemoryError: it could not be written; the others are as
-                they were.
+            OSError, sqlite3.Error, MemoryError: it could not be written. The latest is as it was,
+                and so is the older one, or it was damaged, and is removed.
         """
         parts = {
             "values": pack(values),
@@ -147,7 +147,8 @@ class Checkpoints:
         try:
             yield
         except DAMAGE as error:
-            code = getattr(error, "sqlite_errorcode", None)
+            code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+            # Not with an I/O error: it may be a bad sector of this file alone.
             if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_CANTOPEN):
                 raise UsageError(f"{path} cannot be opened now ({error}).") from None
             warn(f"Warning: the checkpoint {path} is damaged ({error}); trying the other one.")

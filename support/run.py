@@ -122,7 +122,8 @@ class Run:
             f"game: {config.env_id}, seed {config.seed}\n"
             f"run folder: {self.folder}"
         )
-        if self._checkpoints:  # else the states may be of another size, and not those it plays with
+        # Without checkpoints the states may be of another size, and no states of play_breakout.py.
+        if self._checkpoints:
             say(
                 f"replay: {config.max_memory_length} transitions, {gigabytes:.2g} GB when full\n"
                 f"to watch it, also while it runs: python play_breakout.py "

@@ -27,9 +27,10 @@ def pack(values):
     def to_plain(value):  # a deque, or a number of NumPy or TensorFlow
         if isinstance(value, deque):
             return list(value)
-        if np.asarray(value).dtype == object or np.size(value) != 1:
+        number = np.asarray(value)
+        if number.dtype.kind not in "biuf" or number.size != 1:
             raise TypeError(f"A checkpoint cannot hold {type(value).__name__} objects here.")
-        return np.asarray(value).item()
+        return number.item()
 
     file = io.BytesIO()
     np.savez(file, plain=json.dumps(plain, default=to_plain), **arrays)

@@ -22,5 +22,7 @@ def opening(window):
     try:
         yield
     except RuntimeError as error:  # from SDL
+        if not window:
+            raise
         message = f"There is no window for --render human ({error}): check DISPLAY."
         raise UsageError(message) from None

@@ -148,7 +148,7 @@ def test_a_wrapper_derived_from_one_of_ours_is_remembered_too(monkeypatch):
     assert "more" in state.remembered(env)
 
 
-@pytest.mark.parametrize("value", [np.random.default_rng(), deque([np.zeros(2)])])
+@pytest.mark.parametrize("value", [np.random.default_rng(), deque([np.zeros(2)]), b"x", 1j])
 def test_what_a_checkpoint_cannot_hold_is_refused_by_its_kind(value):
     kind = type(value[0] if isinstance(value, deque) else value).__name__
     with pytest.raises(TypeError, match=f"cannot hold {kind} objects"):

@@ -59,7 +59,7 @@ class Crash(BaseException):
     """Ends a run as kill -9 does, as far as the program can tell."""
 
 
-def crash(run):
+def crash(*_):
     raise Crash
 
 
@@ -733,7 +733,9 @@ def test_no_run_to_resume(folder, tmp_path, refused):
 
 
 def test_a_run_that_cannot_be_saved_does_not_offer_to_go_on(capsys, run):
-    assert "there are no checkpoints" in capsys.readouterr().err
+    opening = capsys.readouterr()
+    assert "there are no checkpoints" in opening.err
+    assert "play_breakout.py" not in opening.out  # it makes an environment of its own
     end(run, 7, 0, log=False)
     run.finish(complete=False)
     assert capsys.readouterr().out.splitlines()[-1] == "Stopped at frame 7."
@@ -905,7 +907,7 @@ def test_speed_and_times_also_over_a_resume(tmp_path, monkeypatch):
     record = log.record()
     clock.now = 1000.0
     log = run_log.RunLog(tmp_path, 1000, record)
-    clock.now = 1002.0  # what loading and compiling take is little beside the whole line
+    clock.now = 1002.0  # compiling is in it, and is little beside the whole line
     log.add("", {"frame_count": 200})
     assert [log.rows[-1][name] for name in TIMES] == [20.0, 40, 15.0]
     log = run_log.RunLog(tmp_path, 0, {})
