@@ -34,8 +34,6 @@ FILES = ("a.sqlite", "b.sqlite")
 SEGMENT = 5_000  # transitions in a row; 35 MB of frames at a time
 
 
-# Raised at damage; the second where SQLite's message quotes the damaged bytes.
-DAMAGE = sqlite3.DatabaseError, UnicodeDecodeError
 # Codes of a failed save that tell of the disk or another process, and not of damage.
 PASSING = sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_BUSY, sqlite3.SQLITE_CANTOPEN
 
@@ -101,10 +99,10 @@ class Checkpoints:
                 rows = [(*row, parts[row[0]]) for row in wanted if row not in held]
                 rows.append(("state", digest(content), content))
                 database.executemany("INSERT INTO part VALUES (?, ?, ?)", rows)
-        except DAMAGE as error:
-            if getattr(error, "sqlite_errorcode", 0) & 0xFF not in PASSING:
+        except sqlite3.DatabaseError as error:
+            if primary_code(error) not in PASSING:
                 target.unlink()  # the older one is damaged: the next attempt begins anew
-            raise sqlite3.DatabaseError(str(error)) from error
+            raise
         self.number, self.latest = self.number + 1, target
 
     def load(self):
@@ -146,10 +144,9 @@ class Checkpoints:
     def _set_aside_if_damaged(self, path):
         try:
             yield
-        except DAMAGE as error:
-            code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+        except sqlite3.DatabaseError as error:
             # Not with an I/O error: it may be a bad sector of this file alone.
-            if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_CANTOPEN):
+            if primary_code(error) in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_CANTOPEN):
                 raise UsageError(f"{path} cannot be opened now ({error}).") from None
             warn(f"Warning: the checkpoint {path} is damaged ({error}); trying the other one.")
             for file in self.folder.glob(f"{path.name}*"):  # its journal too
@@ -207,8 +204,19 @@ class Checkpoints:
 # The database
 
 
+@contextlib.contextmanager
 def open_database(path):
-    return contextlib.closing(sqlite3.connect(path, isolation_level=None))
+    """Opens a database. Raises sqlite3.DatabaseError also where Python cannot decode SQLite's."""
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as database:
+        try:
+            yield database
+        except UnicodeDecodeError as error:  # the message quotes damaged bytes
+            raise sqlite3.DatabaseError(str(error)) from error
+
+
+def primary_code(error):
+    """Returns SQLite's code of an error, without what extends it; 0 if it is our own."""
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF
 
 
 def digest(data):
@@ -219,7 +227,7 @@ def read_part(database, name, sha=None):
     """Reads a part, whose SHA-256 is `sha`, or for the state the one in its row.
 
     Raises:
-        UnicodeDecodeError, sqlite3.DatabaseError: it is not what was written.
+        sqlite3.DatabaseError: it is not what was written.
     """
     row = database.execute("SELECT digest, data FROM part WHERE name = ?", (name,)).fetchone()
     if row is None or type(row[1]) is not bytes or digest(row[1]) != (sha or row[0]):

@@ -179,8 +179,9 @@ def test_only_what_is_new_in_the_replay_is_encoded(written, monkeypatch):
 # Damage
 
 
-def flipped(data, place):
-    return data[:place] + bytes([data[place] ^ 0xFF]) + data[place + 1 :]
+def flipped(data, place, size=1):
+    stop = place + size
+    return data[:place] + bytes(byte ^ 0xFF for byte in data[place:stop]) + data[stop:]
 
 
 def test_any_damage_is_noticed_or_harmless(written, capsys):
@@ -206,11 +207,19 @@ def test_any_damage_is_noticed_or_harmless(written, capsys):
     assert set(outcomes) == {2, 3}
 
 
-@pytest.mark.parametrize("place", [4096, 18, 4033, 4070])  # the first is the root of its table
-def test_an_older_checkpoint_that_is_damaged_is_written_anew(written, place):
+@pytest.mark.parametrize(
+    ("place", "size", "why"),
+    [
+        (4096, 4096, "malformed"),  # the root of its table
+        (18, 1, "readonly"),
+        (4033, 1, "no such column"),
+        (4070, 1, "decode"),
+    ],
+)
+def test_an_older_checkpoint_that_is_damaged_is_written_anew(written, place, size, why):
     """Nobody reads it before it is to be overwritten."""
-    written.older.write_bytes(flipped(written.older.read_bytes(), place))
-    with pytest.raises(sqlite3.DatabaseError):  # of which a run warns
+    written.older.write_bytes(flipped(written.older.read_bytes(), place, size))
+    with pytest.raises(sqlite3.DatabaseError, match=why):  # of which a run warns
         written.checkpoints.save(written.learner.values, {"number": 4})
     written.checkpoints.save(written.learner.values, {"number": 4})
     assert loaded(written.folder, written.learner)[1] == {"number": 4}
@@ -307,7 +316,7 @@ def test_a_save_that_fails_changes_neither_checkpoint(written, monkeypatch):
     connect = sqlite3.connect
     with monkeypatch.context() as patch:
         patch.setattr(sqlite3, "connect", lambda *a, **k: connect(*a, **k, factory=Full))
-        with pytest.raises(sqlite3.Error, match="full"):
+        with pytest.raises(sqlite3.OperationalError, match="full"):
             written.checkpoints.save(written.learner.values, {"number": 4})
     assert written.older.read_bytes() == older
     learner, record = loaded(written.folder, written.learner)
