@@ -32,6 +32,8 @@ from benchmarks.pace import Pace
 from support.console import ArgumentParser, bounded, exit_status
 from support.files import require_writable, writing
 
+SHORTEST = 33  # transitions in a replay: more than a batch
+
 # Name: module, bytes a transition, further arguments of its `loop`.
 LOOPS = {
     "trainer": ("trainer", 7_600, {}),
@@ -175,7 +177,7 @@ def main(argv=None):
     parser = ArgumentParser(prog="throughput.py", description=__doc__.split("\n")[0])
     add = parser.add_argument
     add("--loops", nargs="+", default=default, metavar="NAME[:LENGTH]")
-    add("--replay", type=int, default=100_000, help="transitions in each replay")
+    add("--replay", type=bounded(int, SHORTEST), default=100_000, help="transitions in each replay")
     add("--rounds", type=bounded(int, 1), default=9, help="rounds of each loop")
     add("--frames", type=bounded(int, 1), default=400, help="frames of a round")
     add("--jit-compile", action="store_true", help="the trainer with XLA")
@@ -186,8 +188,8 @@ def main(argv=None):
             parser.error(f"{loop} is no loop: use {', '.join(LOOPS)}, or NAME:LENGTH.")
     pairs = [loop.partition(":") for loop in args.loops]
     loops = [(name, int(length or args.replay)) for name, _, length in pairs]
-    if min(replay for _, replay in loops) < 33:
-        parser.error("A replay needs more than a batch: give 33 transitions or more.")
+    if min(replay for _, replay in loops) < SHORTEST:
+        parser.error(f"A replay needs more than a batch: give {SHORTEST} transitions or more.")
     free = free_memory()
     needed = sum(PROCESS_BYTES + LOOPS[name][1] * replay for name, replay in loops)
     if needed > free:

@@ -116,7 +116,6 @@ class Run:
 
     def _say_opening(self):
         config, frame = self.config, self._first_frame
-        gigabytes = config.max_memory_length * TRANSITION_BYTES / 1e9
         say(
             f"{describe_device()}\n"
             f"game: {config.env_id}, seed {config.seed}\n"
@@ -124,6 +123,7 @@ class Run:
         )
         # Without checkpoints the states may be of another size, and no states of play_breakout.py.
         if self._checkpoints:
+            gigabytes = config.max_memory_length * TRANSITION_BYTES / 1e9
             say(
                 f"replay: {config.max_memory_length} transitions, {gigabytes:.2g} GB when full\n"
                 f"to watch it, also while it runs: python play_breakout.py "
