@@ -89,8 +89,17 @@ def disk():
     def limit(size):
         resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
 
-    yield SimpleNamespace(fill=lambda *_: limit(256), free=lambda *_: limit(limits[0]))
-    limit(limits[0])
+    return SimpleNamespace(fill=lambda *_: limit(256), free=lambda *_: limit(limits[0]))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item):
+    """Frees the disk before pytest reports on the test: what it prints may go to a file."""
+    try:
+        return (yield)
+    finally:
+        if "disk" in item.funcargs:
+            item.funcargs["disk"].free()
 
 
 @pytest.fixture
