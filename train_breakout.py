@@ -37,8 +37,8 @@ action is random; learning begins at once.
 What to expect. The paper (Mnih et al. 2015) trained on 50 million frames for each game, about 38
 days of play; the Keras tutorial, which this script follows, expects good play at ten million. For
 the first hundreds of thousands nothing seems to happen: epsilon falls only slowly, and one random
-action at the wrong moment costs a life. The log line has two scores. `running reward`, the
-tutorial's, is a life's clipped rewards. `game score`, which people compare, is a game's points.
+action at the wrong moment costs a life. The log line has two scores, means of the last 100: the
+tutorial's `running reward`, of a life's clipped rewards, and `game score`, of a game's points.
 
 What follows is in this order: settings, network, replay buffer, epsilon, Q-values, update, `train`,
 the loop that puts them together. `wrappers.py` makes the states, `support/` has what a run of
@@ -402,7 +402,7 @@ def main(argv=None, config_class=Config, **pieces):
     parser = ArgumentParser(
         prog=name,
         description="Trains a deep Q-network to play Atari Breakout.",
-        epilog="To watch a run: python play_breakout.py RUN --model latest --video game.gif",
+        epilog="To watch: python play_breakout.py RUN --model latest --episodes 1 --video game.gif",
     )
     add_flags(parser, config_class)
     given = vars(parser.parse_args(argv))  # no defaults: a resumed run keeps its own settings

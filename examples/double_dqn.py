@@ -5,7 +5,7 @@
 
 In DQN's target the largest Q-value of the next state stands for its worth. The largest of
 several uncertain values is more often one that errs upwards, so targets tend to be too high
-(examples/overestimation.py shows by how much Q-values are, whatever the cause). Van Hasselt, Guez
+(examples/overestimation.py measures the excess, whatever its cause). Van Hasselt, Guez
 and Silver (Deep Reinforcement Learning with Double Q-learning, AAAI 2016) share the decision
 between two networks, whose errors differ: the online network chooses the action, the target
 network says what it is worth.

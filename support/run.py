@@ -127,7 +127,7 @@ class Run:
             say(
                 f"replay: {config.max_memory_length} transitions, {gigabytes:.2g} GB when full\n"
                 f"to watch it, also while it runs: python play_breakout.py "
-                f"{shlex.quote(str(self.folder))} --model latest --video game.gif"
+                f"{shlex.quote(str(self.folder))} --model latest --episodes 1 --video game.gif"
             )
         begins = f"Resumed at frame {frame}" if frame else "Training begins"
         next_line = frame - frame % config.log_every + config.log_every
