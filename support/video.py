@@ -1,6 +1,7 @@
 """Pictures of a game, as GIF or MP4."""
 
 import itertools
+import os
 
 import cv2
 import numpy as np
@@ -142,17 +143,17 @@ def write_gif(path, pictures):
 
 def write_mp4(path, pictures):
     """Writes an MP4 in VP9, which browsers play. See `write_video`."""
-    path = path.absolute()  # in a relative one, what is before a colon would be a protocol
+    path = os.path.join(".", path)  # else what is before a colon would be a protocol
     open(path, "wb").close()  # OpenCV would not say why it cannot
     codec = cv2.VideoWriter_fourcc(*"vp09")
     video, count = None, 0
     for count, picture in enumerate(pictures, 1):  # noqa: B007
         if video is None:
             size = picture.shape[1], picture.shape[0]
-            video = cv2.VideoWriter(str(path), codec, PICTURES_PER_SECOND, size)
+            video = cv2.VideoWriter(path, codec, PICTURES_PER_SECOND, size)
         video.write(cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
     video.release()
     # Nor does it say when a disk is full.
-    if cv2.VideoCapture(str(path)).get(cv2.CAP_PROP_FRAME_COUNT) != count:
+    if cv2.VideoCapture(path).get(cv2.CAP_PROP_FRAME_COUNT) != count:
         raise OSError("OpenCV could not write all of it")
     return count

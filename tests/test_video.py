@@ -1,6 +1,7 @@
 """Pictures of a game, as GIF and MP4."""
 
 import os
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -130,12 +131,14 @@ def test_a_gif_too_large_for_the_memory_is_refused(pictures, tmp_path, monkeypat
 
 
 def test_an_mp4_has_like_pictures_and_plays_in_browsers(pictures, tmp_path, monkeypatch, capfd):
-    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / ("\udce9" if sys.platform == "linux" else "é")  # a byte that is not UTF-8
+    folder.mkdir()
+    monkeypatch.chdir(folder)
     path = Path("12:30.MP4")  # no protocol
     assert video.write_video(path, iter(pictures[:20])) == 20
     assert capfd.readouterr().err == ""
     assert b"vp09" in path.read_bytes()
-    decoder = cv2.VideoCapture(str(path.absolute()))
+    decoder = cv2.VideoCapture(f"./{path}")
     assert decoder.get(cv2.CAP_PROP_FPS) == 15
     for picture in pictures[:20]:
         decoded = decoder.read()[1][..., ::-1]
