@@ -98,7 +98,7 @@ class Checkpoints:
                 database.executemany("DELETE FROM part WHERE (name, digest) = (?, ?)", dropped)
                 rows = [(*row, parts[row[0]]) for row in wanted if row not in held]
                 rows.append(("state", digest(content), content))
-                database.executemany("INSERT INTO part VALUES (?, ?, ?)", rows)
+                database.executemany("INSERT INTO part (name, digest, data) VALUES (?, ?, ?)", rows)
         except sqlite3.DatabaseError as error:
             if primary_code(error) not in PASSING:
                 target.unlink()  # the older one is damaged: the next attempt begins anew

@@ -138,8 +138,8 @@ def layers(env):
 
 
 def remembered(layer):
-    """Returns the names of a wrapper's attributes that have to be saved, by the nearest class."""
-    return next((WRAPPER_STATE[kind] for kind in type(layer).__mro__ if kind in WRAPPER_STATE), ())
+    """Returns the names of a wrapper's attributes that have to be saved, inherited ones as well."""
+    return [name for kind in type(layer).__mro__ for name in WRAPPER_STATE.get(kind, ())]
 
 
 def can_be_saved(env, state):

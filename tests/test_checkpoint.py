@@ -72,9 +72,9 @@ def play(learner, frames):
         variable.assign(rng.random(variable.shape, np.float32))
 
 
-def checkpoints_of(folder, learner):
+def checkpoints_of(folder, learner, **newer):
     objects = learner.env, learner.variables, learner.replay, learner.rng
-    return Checkpoints(folder, {"gamma": 0.9}, *objects)
+    return Checkpoints(folder, {"gamma": 0.9, **newer}, *objects)
 
 
 def contents(learner):
@@ -98,7 +98,7 @@ def loaded(folder, like):
     """Returns a fresh learner restored from a folder, and the record that was saved with it."""
     shapes = [variable.shape for variable in like.variables]
     learner = make_learner(like.replay.capacity, shapes)
-    learner.values, record = checkpoints_of(folder, learner).load()
+    learner.values, record = checkpoints_of(folder, learner, newer=None).load()
     return learner, record
 
 
@@ -143,9 +143,9 @@ def test_a_wrapper_derived_from_one_of_ours_is_remembered_too(monkeypatch):
         pass
 
     env = Mine(make_env(Config()))
-    assert "game_ended" in state.remembered(env)
-    monkeypatch.setitem(state.WRAPPER_STATE, Mine, ("lives", "game_ended", "more"))
-    assert "more" in state.remembered(env)
+    assert sorted(state.remembered(env)) == ["game_ended", "lives"]
+    monkeypatch.setitem(state.WRAPPER_STATE, Mine, ("more",))
+    assert sorted(state.remembered(env)) == ["game_ended", "lives", "more"]
 
 
 @pytest.mark.parametrize("value", [np.random.default_rng(), deque([np.zeros(2)]), b"x", 1j])
@@ -170,9 +170,16 @@ def test_only_what_is_new_in_the_replay_is_encoded(written, monkeypatch):
         return encode(replay, *numbers)
 
     monkeypatch.setattr(checkpoint, "encode_segment", noted)
-    play(written.learner, 10)  # after 175
-    written.checkpoints.save(written.learner.values, {})
-    assert encoded == [(160, 185)]
+    learner = make_learner()
+    checkpoints = checkpoints_of(written.folder, learner)
+    learner.values, _ = checkpoints.load()
+    for _ in range(2):
+        play(learner, 10)  # after 175
+        checkpoints.save(learner.values, {})
+    assert encoded == [(160, 185), (160, 192), (192, 195)]
+    with checkpoint.open_database(checkpoints.latest) as database:
+        first = database.execute("SELECT name FROM part ORDER BY rowid").fetchone()
+    assert first == ("128 to 160",)  # the one row that was not written anew
 
 
 # --------------------------------------------------------------------------------------
@@ -213,6 +220,7 @@ def test_any_damage_is_noticed_or_harmless(written, capsys):
         (4096, 4096, "malformed"),  # the root of its table
         (18, 1, "readonly"),
         (4033, 1, "no such column"),
+        (4042, 1, "no column named"),
         (4070, 1, "decode"),
     ],
 )
@@ -338,6 +346,15 @@ def test_a_checkpoint_in_use_is_not_taken_for_a_damaged_one(written, monkeypatch
         other.execute("BEGIN EXCLUSIVE")
         with pytest.raises(UsageError, match="cannot be opened now"):
             loaded(written.folder, written.learner)
+    with checkpoint.open_database(written.older) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        with pytest.raises(sqlite3.OperationalError, match="locked"):
+            written.checkpoints.save(written.learner.values, {})
+    assert sorted(written.folder.iterdir()) == before
+    written.newest.unlink()
+    written.newest.mkdir()  # what SQLite cannot open
+    with pytest.raises(UsageError, match="cannot be opened now"):
+        loaded(written.folder, written.learner)
     assert sorted(written.folder.iterdir()) == before
 
 

@@ -11,8 +11,7 @@ from conftest import SHIPPED
 import play_breakout as pb
 from examples import overestimation
 from support.models import load_q_model
-from train_breakout import Config, create_q_model, make_q_values
-from wrappers import make_atari, wrap_deepmind
+from train_breakout import Config, create_q_model, make_env, make_q_values
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +33,7 @@ def test_rewards_and_lives_are_those_of_training(q_values):
     steps = list(overestimation.steps_of(moments, q_values))
     actions = [moment.action for moment in moments if moment.action is not None]
 
-    env = wrap_deepmind(make_atari(pb.BREAKOUT), frame_stack=True)
+    env = make_env(Config())
     env.unwrapped.np_random = np.random.default_rng((7, 1))
     state, _ = env.reset()
     for seen, action, (expected, reward, lost) in zip(states, actions, steps, strict=True):

@@ -33,6 +33,7 @@ import train_breakout as tb
 from support import console, run_log, signals
 from support.checkpoint import Checkpoints
 from support.console import SickRunError, UsageError
+from support.files import replacing
 from support.run import Run
 from support.run_folder import new_run_folder
 from support.settings import flag
@@ -101,11 +102,12 @@ def outcome(run):
         rows = [{k: v for k, v in row.items() if k not in TIMES} for row in csv.DictReader(file)]
     model = keras.saving.load_model(run.folder / "model.keras")
     digest = hashlib.sha256(pack(get_env_state(run.env)))
-    objects = run._checkpoints
-    for array in (*(v.numpy() for v in objects.variables), *objects.replay.states):
+    _, model_, target, optimizer, replay, rng = run.objects
+    variables = (*model_.variables, *target.variables, *optimizer.variables)
+    for array in (*(v.numpy() for v in variables), *replay.states):
         digest.update(np.asarray(array).tobytes())
     digest.update(pack({k: v for k, v in run.values.items() if k != "loss"}))
-    numbers = (objects.replay.rewards, objects.replay.dones, objects.rng.bit_generator.state)
+    numbers = (replay.rewards, replay.dones, rng.bit_generator.state)
     digest.update(repr((numbers, float(run.values["loss"]))).encode())
     return {
         "log": without_times(run.folder / "log.txt"),
@@ -135,8 +137,9 @@ class Driver:
 
         def started(run, env, *objects):
             saved = start(run, env, *objects)
-            run.env = env
+            run.env, run.objects = env, objects
             self.runs.append(run)
+            self.resumed_at = saved.get("frame_count", 0)
             return saved
 
         def frame_ended(run, **values):
@@ -156,9 +159,6 @@ class Driver:
 
     def at(self, frame, *actions):
         self.actions[frame] = actions
-
-    def resumed_at(self):
-        return self.runs[-1]._first_frame
 
     def outcome(self):
         return outcome(self.runs[-1])
@@ -299,13 +299,13 @@ def test_a_run_killed_after_its_last_checkpoint_has_its_last_model(folder, drive
 
 def test_a_damaged_checkpoint_is_passed_over(folder, driver, uninterrupted, capsys):
     crashed_run(folder, driver)
-    newest = driver.runs[-1]._checkpoints.latest
+    newest = max((folder / "checkpoints").iterdir(), key=os.path.getmtime)
     newest.write_bytes(newest.read_bytes()[:20_000])
     capsys.readouterr()
     assert resume(folder) == 0
     (warning,) = capsys.readouterr().err.splitlines()
     assert "damaged" in warning
-    assert driver.resumed_at() == 60
+    assert driver.resumed_at == 60
     assert driver.outcome() == uninterrupted
 
 
@@ -342,7 +342,8 @@ def test_a_signal_stops_the_run_after_its_frame(
     command = shlex.split(last.partition("with: ")[2])
     assert command[:2] == ["python", "train_breakout.py"]
     assert main(*command[2:]) == 0
-    assert driver.resumed_at() == 77
+    told = "Resumed at frame 77; the next log line comes at frame 78.\n"
+    assert told in capsys.readouterr().out
     assert driver.outcome() == uninterrupted
 
 
@@ -380,7 +381,7 @@ def test_the_second_signal_leaves_at_once(signum, folder, driver, uninterrupted,
         train(folder)
     assert signal.getsignal(signum) == before
     assert resume(folder) == 0
-    assert driver.resumed_at() == 60
+    assert driver.resumed_at == 60
     assert driver.outcome() == uninterrupted
 
 
@@ -400,7 +401,6 @@ def test_a_signal_sent_twice_at_once_is_one(signum, status, seconds, folder, dri
     driver.at(70, twice)
     assert main(**SETTINGS, run_dir=folder) == status
     assert driver.runs[-1].values["frame_count"] == 70
-    assert driver.runs[-1]._checkpoints.latest.exists()
 
 
 @pytest.mark.slow
@@ -513,9 +513,10 @@ def test_a_disk_that_stays_full_costs_what_is_not_saved(
     for what in ("the checkpoint", "model.keras"):
         assert re.search(rf"^Not saved: {what} \(.+\)\.$", printed.err, re.MULTILINE)
     assert printed.out.splitlines()[-1].startswith("Stopped at frame 71. Go on from the last check")
+    assert resume(folder, max_frames=62) == 1  # while it is full
     disk.free()
     assert resume(folder) == 0
-    assert driver.resumed_at() == 60
+    assert driver.resumed_at == 60
     assert driver.outcome() == uninterrupted
 
 
@@ -578,6 +579,21 @@ def test_a_run_whose_folder_is_gone_or_replaced_stops_with_a_sentence(
     assert not replaced or files_in(folder) == other
 
 
+def test_a_file_is_on_the_disk_before_it_takes_the_place_of_another(tmp_path, monkeypatch):
+    """Against power cuts: config.json, say, without which nothing can be resumed."""
+    calls = []
+
+    def note(name):
+        call = getattr(os, name)
+        monkeypatch.setattr(os, name, lambda *args: calls.append(name) or call(*args))
+
+    note("fsync")
+    note("replace")
+    with replacing(tmp_path / "config.json") as new:
+        new.write_text("{}")
+    assert calls == ["fsync", "replace"]
+
+
 # --------------------------------------------------------------------------------------
 # Starting and resuming
 
@@ -622,11 +638,10 @@ def test_every_run_has_a_new_folder():
 
 def test_a_start_that_fails_gives_the_folder_back(folder, disk):
     disk.fill()
-    with pytest.raises(UsageError, match="cannot be used") as kept:  # as a notebook keeps it
+    with pytest.raises(UsageError, match="cannot be used") as _kept:  # as a notebook keeps it
         train(folder)
     disk.free()
     train(folder, max_frames=9)
-    assert kept
 
 
 @pytest.mark.slow
@@ -883,18 +898,16 @@ def test_a_number_more_is_a_column_and_may_be_in_the_line(run):
     ]
 
 
-def test_when_checkpoints_are_made(folder, monkeypatch):
-    clock, written = SimpleNamespace(now=0.0), []
+def test_when_checkpoints_are_made(run, monkeypatch):
+    """The first one after the first frame, and then every 1000 minutes."""
+    clock, written, model = SimpleNamespace(), [], run.folder / "model.keras"
     monkeypatch.setattr("support.run.time", SimpleNamespace(monotonic=lambda: clock.now))
-    monkeypatch.setattr(Run, "_save_model", lambda run, name: written.append((clock.now, name)))
-    model = small_model()
-    with Run(config(folder, checkpoint_minutes=5.0)) as run:
-        env = RecordEpisodeStatistics(ScriptedEnv())
-        run.start(env, None, model, model, keras.optimizers.Adam(), None, None)
-        for clock.now in range(1, 1000):
-            run.end_frame(frame_count=1, loss=None)
-    # The first one at the first frame, when the model before training is a snapshot already.
-    assert written[1:] == [(time, "model.keras") for time in (1, 301, 601, 901)]
+    for clock.now in (1, 2, 60_000, 60_001, 60_002, 120_000, 120_001):
+        end(run, 1, 0, log=False)
+        if model.exists():
+            written.append(clock.now)
+            model.unlink()
+    assert written == [1, 60_001, 120_001]
 
 
 def test_speed_and_times_also_over_a_resume(tmp_path, monkeypatch):

@@ -25,7 +25,7 @@ from support import device
 from support.console import UsageError
 from support.settings import setting
 from train_breakout import Config, ReplayBuffer, create_q_model, epsilon_at, keras, tf, train
-from wrappers import EpisodicLifeEnv, finished_games, make_atari, wrap_deepmind
+from wrappers import EpisodicLifeEnv, finished_games
 
 # --------------------------------------------------------------------------------------
 # Settings
@@ -228,7 +228,7 @@ def test_the_replay_stores_any_array_like_state(state):
 
 @pytest.mark.slow
 def test_a_transition_of_random_play_takes_at_most_7700_bytes():
-    env = wrap_deepmind(make_atari("BreakoutNoFrameskip-v4"), frame_stack=True)
+    env = train_breakout.make_env(Config())
     rng = np.random.default_rng(0)
     replay = ReplayBuffer(1000)
     state, _ = env.reset(seed=0)
@@ -545,9 +545,10 @@ def test_the_log_line_has_the_mean_of_the_last_100_episodes_before_the_frames_ow
     assert record.running_reward == np.mean(range(61, 161))
 
 
-def test_a_run_is_solved_when_the_running_reward_exceeds_40(loop):
-    games = [[play(reward=reward), play(terminated=True)] for reward in (40.0, 40.0, 41.0, 90.0)]
-    record = loop(ScriptedEnv(*games), max_frames=0)
+@pytest.mark.parametrize("limit", [40.0, -9.0])  # below 0 not before an episode has ended
+def test_a_run_is_solved_when_the_running_reward_exceeds_a_limit(limit, loop):
+    games = [[play(reward=limit + more), play(terminated=True)] for more in (0, 0, 1, 50)]
+    record = loop(ScriptedEnv(*games), max_frames=0, solved_reward=limit)
     assert record.frames == record.run.values["frame_count"] == 6
     assert record.run.values["episode_count"] == 3
     assert [line for line in record.lines if line.startswith("Solved")] == ["Solved at episode 3!"]
