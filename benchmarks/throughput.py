@@ -188,7 +188,7 @@ def main(argv=None):
             parser.error(f"{loop} is no loop: use {', '.join(LOOPS)}, or NAME:LENGTH.")
     pairs = [loop.partition(":") for loop in args.loops]
     loops = [(name, int(length or args.replay)) for name, _, length in pairs]
-    if min(replay for _, replay in loops) < SHORTEST:
+    if any(LOOPS[name][1] and replay < SHORTEST for name, replay in loops):
         parser.error(f"A replay needs more than a batch: give {SHORTEST} transitions or more.")
     free = free_memory()
     needed = sum(PROCESS_BYTES + LOOPS[name][1] * replay for name, replay in loops)
