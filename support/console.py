@@ -90,14 +90,6 @@ def script_path():
     return sys.argv[0] if is_script() else "train_breakout.py"
 
 
-def quit_on_interrupt():
-    """Lets Ctrl-C end the process without a word, until `exit_status` takes over.
-
-    As an exception inside of TensorFlow's imports it would come out as any of many tracebacks.
-    """
-    signal.signal(signal.SIGINT, lambda *_: os._exit(130))
-
-
 def exit_status(name, work, *args):
     """Does the work of a script. Returns its exit status, or 0 if `work` returns None.
 

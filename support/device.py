@@ -7,10 +7,11 @@ import contextlib
 import os
 import platform
 import shutil
+import signal
 import sys
 from importlib.metadata import version
 
-from support.console import UsageError, is_script, quit_on_interrupt, say, warn
+from support.console import UsageError, is_script, say, warn
 
 if "keras" in sys.modules and sys.modules["keras"].backend.backend() != "tensorflow":
     raise ImportError(
@@ -43,7 +44,9 @@ def quiet():
 
 
 if is_script():
-    quit_on_interrupt()
+    # Ctrl-C ends it without a word, until `exit_status` takes over: as an exception inside of
+    # these imports it would come out as any of many tracebacks.
+    signal.signal(signal.SIGINT, lambda *_: os._exit(130))
     say("Starting TensorFlow ...")
 with quiet():
     import cv2
