@@ -1,14 +1,10 @@
 """Speed and memory of the trainer, against other loops, side by side on one machine.
 
     python benchmarks/throughput.py --json speed.json
-    python benchmarks/throughput.py --loops trainer:1000 trainer:10000 trainer:100000
-    python benchmarks/throughput.py --loops wrappers gymnasium
 
 Each loop runs in a process of its own, with its replay filled, and they take turns: a round
 of one, a round of the other, and so on. A first round of each, in which things are compiled,
-does not count. Loops are `trainer`, `textbook`, `cleanrl` and `sb3` (by default those that are
-installed), and random play through `wrappers` (ours) or `gymnasium` (its own). NAME:LENGTH
-gives a loop another replay than --replay.
+does not count. benchmarks/README.md says what the loops are.
 """
 
 import importlib
