@@ -143,7 +143,8 @@ def write_gif(path, pictures):
 
 def write_mp4(path, pictures):
     """Writes an MP4 in VP9, which browsers play. See `write_video`."""
-    path = os.path.join(".", path)  # else what is before a colon would be a protocol
+    # What is before a colon would be a protocol, and a name that is not UTF-8 the end of OpenCV.
+    path = os.fsencode(os.path.join(".", path))
     open(path, "wb").close()  # OpenCV would not say why it cannot
     codec = cv2.VideoWriter_fourcc(*"vp09")
     video, count = None, 0

@@ -77,7 +77,7 @@ def test_a_run_stops_resumes_and_is_kept_apart_from_dqn(tmp_path, refused):
     words = flags("stopped", "--max-frames", "100")
     first, again = (python(double_dqn.__file__, *words, cwd=tmp_path) for _ in range(2))
     assert first.returncode == 0
-    assert again.stderr.startswith("double_dqn.py: ")  # the script that goes on, says its last line
+    assert again.stderr.startswith("double_dqn.py: ")  # as the command to go on with is named
     resumed = ["--run-dir", str(tmp_path / "stopped"), "--resume", "--max-frames", "200"]
     assert double_dqn.main(resumed) == 0
     assert double_dqn.main(flags("through", "--max-frames", "200")) == 0
