@@ -344,6 +344,7 @@ def test_a_signal_stops_the_run_after_its_frame(
     assert main(*command[2:]) == 0
     told = "Resumed at frame 77; the next log line comes at frame 78.\n"
     assert told in capsys.readouterr().out
+    assert driver.resumed_at == 77
     assert driver.outcome() == uninterrupted
 
 
@@ -401,6 +402,8 @@ def test_a_signal_sent_twice_at_once_is_one(signum, status, seconds, folder, dri
     driver.at(70, twice)
     assert main(**SETTINGS, run_dir=folder) == status
     assert driver.runs[-1].values["frame_count"] == 70
+    assert resume(folder, max_frames=70) == 0
+    assert driver.resumed_at == 70
 
 
 @pytest.mark.slow
@@ -638,10 +641,11 @@ def test_every_run_has_a_new_folder():
 
 def test_a_start_that_fails_gives_the_folder_back(folder, disk):
     disk.fill()
-    with pytest.raises(UsageError, match="cannot be used") as _kept:  # as a notebook keeps it
+    with pytest.raises(UsageError, match="cannot be used") as kept:  # as a notebook keeps it
         train(folder)
     disk.free()
     train(folder, max_frames=9)
+    assert kept
 
 
 @pytest.mark.slow
