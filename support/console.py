@@ -106,3 +106,10 @@ def exit_status(name, work, *args):
         return 2 if isinstance(error, UsageError) else 1
     except KeyboardInterrupt:
         return 130
+    finally:
+        # What a full disk has not taken would fail again as Python ends, and make the status 120.
+        for stream in ("stdout", "stderr") if is_script() else ():
+            try:
+                getattr(sys, stream).flush()
+            except (OSError, ValueError, AttributeError):
+                setattr(sys, stream, open(os.devnull, "w"))  # noqa: SIM115
