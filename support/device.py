@@ -53,6 +53,8 @@ with quiet():
     import keras
     import numpy as np
     import tensorflow as tf
+keras.config.set_image_data_format("channels_last")  # whatever the user's keras.json says
+keras.config.set_floatx("float32")
 
 
 def device_name():

@@ -1,6 +1,7 @@
 """The learner: settings, network, replay, schedule, update and loop, against the contract."""
 
 import dataclasses
+import json
 import re
 import tracemalloc
 from pathlib import Path
@@ -709,13 +710,16 @@ def test_the_result_and_the_run_folder_hold_the_trained_model(loop, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("onednn", [{}, {"TF_ENABLE_ONEDNN_OPTS": "0"}])
 def test_the_import_chooses_tensorflow_whatever_the_user_has_set_and_is_quiet(onednn, tmp_path):
-    (tmp_path / "keras.json").write_text('{"backend": "torch"}')
+    settings = {"backend": "torch", "floatx": "float16", "image_data_format": "channels_first"}
+    (tmp_path / "keras.json").write_text(json.dumps(settings))
     code = """
 import os, signal, sys
 before = signal.getsignal(signal.SIGINT)
 import train_breakout, keras
 assert signal.getsignal(signal.SIGINT) is before
 print(keras.backend.backend(), *map(os.environ.get, sys.argv[1:]))
+model = train_breakout.create_q_model()
+assert (model.output_shape, model.dtype_policy.name) == ((None, 4), "float32")
 """
     names = "TF_ENABLE_ONEDNN_OPTS", "TF_FORCE_GPU_ALLOW_GROWTH"
     user = {"KERAS_BACKEND": "jax", "KERAS_HOME": str(tmp_path), "PYTHONPATH": str(PROJECT)}
