@@ -408,13 +408,15 @@ def test_rewards_are_clipped_to_their_sign_unless_told_not_to():
         assert [env.step(0)[1] for _ in rewards] == expected
 
 
-def test_lazy_frames_become_arrays_of_any_dtype_of_their_own():
-    frames = [np.full((84, 84, 1), value, np.uint8) for value in (1, 2, 3, 4)]
+@pytest.mark.parametrize("values", [[1, 2, 3, 4], [5]])
+def test_lazy_frames_become_arrays_of_any_dtype_of_their_own(values):
+    frames = [np.full((84, 84, 1), value, np.uint8) for value in values]
     state = LazyFrames(frames)
     array = np.asarray(state, np.float32)
-    assert (array.dtype, array[0, 0].tolist()) == (np.float32, [1, 2, 3, 4])
+    assert (array.dtype, array.shape) == (np.float32, (84, 84, len(values)))
+    assert array[0, 0].tolist() == values
     np.asarray(state)[:] = 0  # a new array, so the frames keep their pixels
-    assert [int(frame.max()) for frame in frames] == [1, 2, 3, 4]
+    assert [int(frame.max()) for frame in frames] == values
 
 
 # --------------------------------------------------------------------------------------
