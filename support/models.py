@@ -36,7 +36,10 @@ def find_model(path, choice):
     if not latest.exists():
         if best.exists():
             raise UsageError(f"{path} holds no model.keras: leave out --model latest.")
-        raise UsageError(f"{path} holds no model yet: wait for the run's first checkpoint.")
+        raise UsageError(
+            f"{path} holds no model yet: wait for the run's first checkpoint, "
+            "or name one of its snapshots."
+        )
     if choice == "best":
         say("There is no best.keras yet (100 games after the random frames): model.keras plays.")
     return latest, settings

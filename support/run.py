@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import math
+import os
 import shlex
 import sqlite3
 import time
@@ -10,7 +11,15 @@ import time
 import numpy as np
 
 from support.checkpoint import SEGMENT, Checkpoints
-from support.console import FrameCounter, SickRunError, UsageError, say, script_path, warn
+from support.console import (
+    PROJECT,
+    FrameCounter,
+    SickRunError,
+    UsageError,
+    say,
+    script_path,
+    warn,
+)
 from support.device import describe_device, require_memory
 from support.files import replacing
 from support.run_folder import RunFolder
@@ -124,10 +133,13 @@ class Run:
         # Without checkpoints the states may be of another size, and no states of play_breakout.py.
         if self._checkpoints:
             gigabytes = config.max_memory_length * TRANSITION_BYTES / 1e9
+            watch = shlex.join(
+                ["python", os.path.relpath(PROJECT / "play_breakout.py"), str(self.folder)]
+            )
             say(
                 f"replay: {config.max_memory_length} transitions, {gigabytes:.2g} GB when full\n"
-                f"to watch it, also while it runs: python play_breakout.py "
-                f"{shlex.quote(str(self.folder))} --model latest --episodes 1 --video game.gif"
+                f"to watch it, also while it runs: {watch} --model latest --episodes 1 "
+                "--video game.gif"
             )
         begins = f"Resumed at frame {frame}" if frame else "Training begins"
         next_line = frame - frame % config.log_every + config.log_every

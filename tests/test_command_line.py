@@ -136,7 +136,8 @@ def test_the_output_in_a_file_is_plain_lines(runs):
         assert shown in opening
     assert opening.startswith(STARTING)
     assert "the next log line comes at frame 500" in opening.splitlines()[-1]
-    assert "play_breakout.py" in opening  # how to watch it
+    player = re.search(r"to watch it, .*: python (\S+) first --model latest", opening)[1]
+    assert (runs["first"].folder.parent / player).resolve() == SCRIPT.parent / "play_breakout.py"
     assert len(opening.splitlines()) <= 8
     assert len(log.splitlines()) == 4 + 1  # the log lines, and where the model is
     assert str(Path("first") / "model.keras") in log.splitlines()[-1]
