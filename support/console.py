@@ -20,6 +20,11 @@ class SickRunError(RuntimeError):
     """A run cannot go on: its network is no longer finite, or its folder is gone."""
 
 
+def silence(stream):
+    """Lets what is still printed to a stream, "stdout" or "stderr", vanish."""
+    setattr(sys, stream, open(os.devnull, "w"))  # noqa: SIM115
+
+
 def say(text, end="\n", stream="stdout"):
     """Prints and flushes; a closed terminal or pipe does not end a run."""
     try:
@@ -29,7 +34,7 @@ def say(text, end="\n", stream="stdout"):
     except (OSError, ValueError) as error:
         # A full disk under a redirected stream may be freed again.
         if getattr(error, "errno", None) != errno.ENOSPC:
-            setattr(sys, stream, open(os.devnull, "w"))  # noqa: SIM115
+            silence(stream)
 
 
 def warn(text):
@@ -112,4 +117,4 @@ def exit_status(name, work, *args):
             try:
                 getattr(sys, stream).flush()
             except (OSError, ValueError, AttributeError):
-                setattr(sys, stream, open(os.devnull, "w"))  # noqa: SIM115
+                silence(stream)

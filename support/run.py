@@ -11,15 +11,7 @@ import time
 import numpy as np
 
 from support.checkpoint import SEGMENT, Checkpoints
-from support.console import (
-    PROJECT,
-    FrameCounter,
-    SickRunError,
-    UsageError,
-    say,
-    script_path,
-    warn,
-)
+from support.console import PROJECT, FrameCounter, SickRunError, UsageError, say, script_path, warn
 from support.device import describe_device, require_memory
 from support.files import replacing
 from support.run_folder import RunFolder

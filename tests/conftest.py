@@ -50,13 +50,14 @@ def environment():
     return {name: value for name, value in os.environ.items() if name not in unset}
 
 
-def python(*words, cwd=None, **variables):
+def python(*words, cwd=None, output=subprocess.PIPE, **variables):
     """Runs Python in a process of its own, as from a user's shell."""
     return subprocess.run(
         [sys.executable, *map(str, words)],
         cwd=cwd,
         env=environment() | variables,
-        capture_output=True,
+        stdout=output,
+        stderr=output,
         text=True,
     )
 

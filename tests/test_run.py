@@ -26,16 +26,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from conftest import (
-    PROJECT,
-    RESULTS,
-    ScriptedEnv,
-    environment,
-    flags,
-    other_value,
-    python,
-    without_times,
-)
+from conftest import PROJECT, RESULTS, ScriptedEnv, flags, other_value, python, without_times
 from gymnasium.wrappers import RecordEpisodeStatistics
 
 import train_breakout as tb
@@ -482,12 +473,7 @@ def test_what_is_printed_into_a_full_disk_is_only_lost_while_it_is_full(monkeypa
 def test_a_disk_that_stays_full_under_the_output_changes_no_exit_status(folder, status, tmp_path):
     words = PROJECT / "plot_progress.py", RESULTS / folder, "--output", tmp_path / "curve.png"
     with open("/dev/full", "w") as full:
-        done = subprocess.run(
-            [sys.executable, *words],
-            stdout=full,
-            stderr=full,
-            env=environment() | {"PYTHONUNBUFFERED": ""},
-        )
+        done = python(*words, output=full, PYTHONUNBUFFERED="")
     assert done.returncode == status
 
 
