@@ -43,7 +43,8 @@ def read_run(name, folder):
 def read_progress(path):
     """Returns the columns of a progress.csv, each a dict by frame. Raises UsageError."""
     try:
-        lines = path.read_text("utf-8").split("\n")[:-1]  # without one that is being written
+        text = path.read_text("utf-8") if path.exists() else ""
+        lines = text.split("\n")[:-1]  # without one that is being written
         if len(lines) < 2:
             raise ValueError("it has no rows yet, wait for the run's first log line")
         header, *rows = [line.split(",") for line in lines]
