@@ -9,6 +9,8 @@ from pathlib import Path
 import cv2
 import pytest
 
+from train_breakout import Config, create_q_model, keras
+
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", *sorted(ROOT.glob("docs/*.md")), *sorted(ROOT.glob("[!.]*/README.md"))]
 PAGES += sorted(ROOT.glob("results/*/README.md"))
@@ -38,6 +40,13 @@ def test_a_command_names_a_script_and_flags_that_exist(script, monkeypatch, caps
     text = capsys.readouterr().out
     for flag in commands()[script]:
         assert re.search(rf"{flag}(?![\w-])", text), flag
+
+
+def test_the_papers_optimizer_can_be_pasted():
+    (code,) = re.findall(r"`(keras\.optimizers\..+?\))`", PAGES[0].read_text())
+    optimizer = eval(code, {"keras": keras, "config": Config()})
+    optimizer.build(create_q_model().trainable_variables)
+    assert optimizer.centered
 
 
 def test_nothing_in_support_uses_the_scripts():

@@ -6,7 +6,7 @@ import cv2
 import gymnasium as gym
 import numpy as np
 import pytest
-from conftest import ScriptedEnv, assert_uniform, number_of, play
+from conftest import ScriptedEnv, assert_uniform, number_of, numbered_frame, play
 from gymnasium.utils.env_checker import check_env
 from gymnasium.vector import AsyncVectorEnv, SyncVectorEnv
 
@@ -275,36 +275,26 @@ def test_noop_reset_starts_another_game_when_the_noops_end_one(end):
 
 
 def test_max_and_skip_merges_the_last_two_screens_and_sums_the_rewards():
-    rng = np.random.default_rng(0)
-    screens = rng.integers(256, size=(20, 5, 4, 3), dtype=np.uint8)
-    rewards = [3.0, -1.0, 0.5, 8.0] * 4
-    base = ScriptedEnv(
-        [play(reward=reward) for reward in rewards],
-        shape=(5, 4, 3),
-        draw=lambda number: screens[number],
-    )
+    screens = np.random.default_rng(0).integers(256, size=(5, 5, 4, 3), dtype=np.uint8)
+    script = [play(reward=reward) for reward in (3.0, -1.0, 0.5, 8.0)]
+    base = ScriptedEnv(script, shape=(5, 4, 3), draw=lambda number: screens[number])
     env = MaxAndSkipEnv(base)
-    state, _ = env.reset()
-    np.testing.assert_array_equal(state, screens[0])
-    for number in range(1, 4):
-        state, reward, terminated, truncated, _ = env.step(number)
-        last = number * 4  # screen 0 is the reset's
-        np.testing.assert_array_equal(state, np.maximum(screens[last - 1], screens[last]))
-        assert reward == sum(rewards[last - 4 : last])
-        assert not terminated
-        assert not truncated
-        assert base.calls[-4:] == [number] * 4
-    assert len(base.calls) == 1 + 3 * 4
+    np.testing.assert_array_equal(env.reset()[0], screens[0])
+    state, reward, terminated, truncated, _ = env.step(2)
+    np.testing.assert_array_equal(state, np.maximum(screens[3], screens[4]))
+    assert (reward, terminated, truncated) == (10.5, False, False)
+    assert base.calls == ["reset"] + [2] * 4
 
 
 @pytest.mark.parametrize("frames", [1, 2, 3, 4])
 @pytest.mark.parametrize("end", ["terminated", "truncated"])
 def test_max_and_skip_stops_where_the_game_ends(end, frames):
     script = [play(reward=1.0) for _ in range(frames - 1)] + [play(reward=1.0, **{end: True})]
-    base = ScriptedEnv(script)
+    base = ScriptedEnv(script, draw=lambda number: numbered_frame(9 - number))
     env = MaxAndSkipEnv(base)
     env.reset()
-    _, reward, terminated, truncated, _ = env.step(3)
+    state, reward, terminated, truncated, _ = env.step(3)
+    assert number_of(state) == 9 - frames  # the last screen alone
     assert base.calls == ["reset"] + [3] * frames
     assert reward == frames
     assert (terminated, truncated) == (end == "terminated", end == "truncated")
