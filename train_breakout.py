@@ -10,10 +10,10 @@ the emulator. An *episode* is one life. A *state* is what the last four frames s
 one alone does not show where the ball is going. Rewards are clipped to -1, 0 or 1: a brick is 1.
 
 Q-values. Q(s, a) is the return to expect after action a in state s: the rewards to come,
-each discounted by `gamma` a step, if one acts as well as possible from then on. An agent that
+each discounted by `gamma` per step, if one acts as well as possible from then on. An agent that
 knows Q does so by taking the action of the largest Q. And Q can be learned from single steps,
 since a step is worth its reward and, discounted, what the state that it leads to is worth. By
-Bellman's equation, the left side is the mean of the right side over all that may follow:
+Bellman's equation, the left side below is the mean of the right side over all that may follow:
 
     Q(s, a) = reward + gamma * max over a' of Q(next state, a')
 
@@ -36,9 +36,9 @@ action is random; learning begins at once.
 
 What to expect. The paper (Mnih et al. 2015) trained on 50 million frames for each game, about 38
 days of play; the Keras tutorial, which this script follows, expects good play at ten million. For
-the first hundreds of thousands nothing seems to happen: epsilon falls only slowly, and one random
-action at the wrong moment costs a life. The log line has two scores, means of the last 100: the
-tutorial's `running reward`, of a life's clipped rewards, and `game score`, of a game's points.
+the first few hundred thousand nothing seems to happen: epsilon falls only slowly, and one random
+action at the wrong moment costs a life. The log line has two scores, each a mean over the last 100:
+the tutorial's `running reward` (clipped rewards per life) and `game score` (points per game).
 
 What follows is in this order: settings, network, replay buffer, epsilon, Q-values, update, `train`,
 the loop that puts them together. `wrappers.py` makes the states, `support/` has what a run of
@@ -179,7 +179,7 @@ class ReplayBuffer:
 
 
 def epsilon_at(frame_count, config):
-    """Returns the exploration rate at a frame, counted from 1: it falls linearly."""
+    """Returns the exploration rate at a frame, counted from 1: linear down to `epsilon_min`."""
     span = config.epsilon_max - config.epsilon_min
     epsilon = config.epsilon_max - span * (frame_count - 1) / config.epsilon_greedy_frames
     return max(config.epsilon_min, epsilon)
@@ -275,7 +275,7 @@ def train(
         config: the Config.
         resume: continue the run in `config.run_dir`, or the newest one, from its last
             checkpoint. `config` must be that run's, but for the settings that may change.
-        make_env, ...: pieces of one's own in place of those above, called and returning alike.
+        make_env, ...: your own in place of those above, with the same arguments and results.
             An environment needs Gymnasium's RecordEpisodeStatistics in it. Checkpoints save the
             five lists of a ReplayBuffer: a replay of one's own derives from it.
 
@@ -317,7 +317,7 @@ def train(
         game_count, game_score = finished_games(env)
 
         while True:
-            # Before the first episode's end there is no score yet. `max_frames` 0 means no limit.
+            # No score before the first episode's end. `max_frames` 0 means no limit.
             solved = episode_count > 0 and running_reward > config.solved_reward
             complete = solved or 0 < config.max_frames <= frame_count
             if complete or run.stopped:
