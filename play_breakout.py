@@ -55,7 +55,7 @@ class WholeGame(gym.Wrapper):
 
     It stands directly on `make_atari`, below the wrappers that turn lives into episodes,
     so it sees every step that they take. A reset with a seed begins the game that is
-    followed; the seed may be any of `np.random.default_rng`.
+    followed; the seed may be any that `np.random.default_rng` takes.
 
     Attributes:
         score: float, the unclipped points of the game so far.

@@ -2,8 +2,8 @@
 
     python benchmarks/checkpoints.py --length 100000
 
-It fills a replay, writes a first checkpoint, and then some more, each after as many new
-transitions as a run adds between two. They go where temporary files go (TMPDIR).
+It fills a replay, writes a first checkpoint, and then some more, each after `--added`
+new transitions. They go where temporary files go (TMPDIR).
 """
 
 import dataclasses

@@ -2,8 +2,8 @@
 
 Written from these settings, not from its code: Adam 0.0001, squared error, batches of 32, an
 update every 4 steps, target copies every 1 000, the same network, and a replay that is one
-uint8 array of stacked frames. Epsilon is 0.1, as in the other loops. Where CleanRL has more
-to do, this has less: one environment in place of a vector of one, and our wrappers.
+uint8 array of stacked frames. Epsilon is 0.1, as in the other loops. It has less to
+do than CleanRL: one environment in place of a vector of one, and our wrappers.
 """
 
 import itertools

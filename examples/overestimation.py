@@ -47,7 +47,7 @@ def steps_of(moments, q_values):
     """
     for now, after in itertools.pairwise(moments):
         if now.action is not None:
-            # As in EpisodicLifeEnv: no lives left is no end yet, the game over is.
+            # As in EpisodicLifeEnv: a count of zero lives is no end yet, the game over is.
             lost = 0 < after.lives < now.lives or after.note == "game over"
             yield q_values(now.state)[now.action], np.sign(after.score - now.score), lost
 

@@ -67,8 +67,8 @@ class Checkpoints:
             record: dict for JSON, what the run folder has to remember.
 
         Raises:
-            OSError, sqlite3.Error, MemoryError: it could not be written. The latest is as it was,
-                and so is the older one, or it was damaged, and is removed.
+            OSError, sqlite3.Error, MemoryError: it could not be written. The latest is untouched,
+                and so is the older one, unless it was damaged: then it is removed.
         """
         parts = {
             "values": pack(values),
@@ -145,7 +145,7 @@ class Checkpoints:
         try:
             yield
         except sqlite3.DatabaseError as error:
-            # Not with an I/O error: it may be a bad sector of this file alone.
+            # An I/O error is not among these: it may be a bad sector of this file alone.
             if primary_code(error) in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_CANTOPEN):
                 raise UsageError(f"{path} cannot be opened now ({error}).") from None
             warn(f"Warning: the checkpoint {path} is damaged ({error}); trying the other one.")
@@ -206,7 +206,7 @@ class Checkpoints:
 
 @contextlib.contextmanager
 def open_database(path):
-    """Opens a database. Raises sqlite3.DatabaseError also where Python cannot decode SQLite's."""
+    """Opens a database. Raises sqlite3.DatabaseError also if Python cannot decode its text."""
     with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as database:
         try:
             yield database

@@ -112,7 +112,7 @@ def exit_status(name, work, *args):
     except KeyboardInterrupt:
         return 130
     finally:
-        # What a full disk has not taken would fail again as Python ends, and make the status 120.
+        # What a full disk refused would fail again as Python ends, and make the status 120.
         for stream in ("stdout", "stderr") if is_script() else ():
             try:
                 getattr(sys, stream).flush()

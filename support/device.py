@@ -11,7 +11,7 @@ import signal
 import sys
 from importlib.metadata import version
 
-from support.console import UsageError, is_script, say, warn
+from support.console import is_script, say, warn
 
 if "keras" in sys.modules and sys.modules["keras"].backend.backend() != "tensorflow":
     raise ImportError(
@@ -90,16 +90,6 @@ def versions_in_use():
         "Gymnasium": version("gymnasium"),
         "ale-py": version("ale-py"),
     }
-
-
-def require_memory(transitions, bytes_each):
-    """Raises UsageError if a replay cannot fit into the machine's memory."""
-    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    if transitions * bytes_each > memory:
-        raise UsageError(
-            f"A replay of {transitions} transitions takes {transitions * bytes_each / 1e9:.1f} GB, "
-            f"and this machine has {memory / 1e9:.1f} GB of memory: lower --max-memory-length."
-        )
 
 
 def require_dtype(states, model):

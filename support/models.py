@@ -56,7 +56,7 @@ def load_q_model(path, num_actions):
         UsageError: it is no such file, or a network of another input or output.
     """
     try:
-        with zipfile.ZipFile(path) as file:  # of a cut one Keras would say that it is not found
+        with zipfile.ZipFile(path) as file:  # Keras calls a truncated file not found
             if damaged := file.testzip():
                 raise ValueError(f"its part {damaged} is not what was written")
         model = keras.models.load_model(path, compile=False)

@@ -12,7 +12,7 @@ import numpy as np
 
 from support.checkpoint import SEGMENT, Checkpoints
 from support.console import PROJECT, FrameCounter, SickRunError, UsageError, say, script_path, warn
-from support.device import describe_device, require_memory
+from support.device import describe_device
 from support.files import replacing
 from support.run_folder import RunFolder
 from support.run_log import RunLog
@@ -43,7 +43,13 @@ class Run:
 
     def __init__(self, config, resume=False):
         self.config, self.resume = config, resume
-        require_memory(config.max_memory_length, TRANSITION_BYTES)
+        self._replay_size = config.max_memory_length * TRANSITION_BYTES / 1e9
+        memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 1e9
+        if self._replay_size > memory:
+            raise UsageError(
+                f"A replay of {config.max_memory_length} transitions takes {self._replay_size:.1f} "
+                f"GB, and this machine has {memory:.1f} GB of memory: lower --max-memory-length."
+            )
         self._folder = RunFolder(config, resume)
         self.folder = self._folder.path
         self.values, self.unsaved, self.model, self.complete = {}, {}, None, False
@@ -122,14 +128,14 @@ class Run:
             f"game: {config.env_id}, seed {config.seed}\n"
             f"run folder: {self.folder}"
         )
-        # Without checkpoints the states may be of another size, and no states of play_breakout.py.
+        # Without checkpoints the states may be of a kind that play_breakout.py does not take.
         if self._checkpoints:
-            gigabytes = config.max_memory_length * TRANSITION_BYTES / 1e9
             watch = shlex.join(
                 ["python", os.path.relpath(PROJECT / "play_breakout.py"), str(self.folder)]
             )
             say(
-                f"replay: {config.max_memory_length} transitions, {gigabytes:.2g} GB when full\n"
+                f"replay: {config.max_memory_length} transitions, "
+                f"{self._replay_size:.2g} GB when full\n"
                 f"to watch it, also while it runs: {watch} --model latest --episodes 1 "
                 "--video game.gif"
             )
@@ -140,7 +146,7 @@ class Run:
         say(f"{begins}.")
 
     def announce(self, text):
-        """Prints a line, where the frame counter stands if there is one."""
+        """Prints a line, in place of the frame counter if one is shown."""
         self._counter.clear()
         say(text)
 
@@ -240,8 +246,8 @@ class Run:
     def checkpoint(self):
         """Saves the model, and all that the run needs to go on; warns if it can't."""
         self._require_health(self.values["frame_count"], self.values["loss"])
-        # It comes first, so that it is never older than the checkpoint. But a folder with a
-        # model and no checkpoint holds a copy, and not a run that was killed as it began.
+        # Before the checkpoint, so that the model is never the older one. But after the first:
+        # a folder with a model alone is taken for a copy, not for a run killed as it began.
         begins = self._checkpoints and not self._checkpoints.number
         if not begins:
             self._save_model("model.keras")

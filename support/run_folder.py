@@ -107,7 +107,7 @@ class RunFolder:
 
     @contextlib.contextmanager
     def locked(self):
-        """Holds the lock. Raises UsageError: it cannot be used, or another process is in it."""
+        """Holds the lock. Raises UsageError: no usable folder, or another process is in it."""
         if self.resume:
             read_resumable(self.path)  # before anything is made in what may be no run folder
         hint = "make it writable first" if self.resume else "give another one with --run-dir"

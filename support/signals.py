@@ -21,7 +21,7 @@ class StopSignals:
         self._handlers = {}
 
     def __enter__(self):
-        # Python delivers signals to the main thread only, and lets no other one ask.
+        # Python delivers signals to the main thread only, and lets no other set handlers.
         if threading.current_thread() is threading.main_thread():
             for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
                 # What is ignored stays so: SIGHUP under `nohup`.

@@ -143,7 +143,7 @@ def remembered(layer):
 
 
 def can_be_saved(env, state):
-    """Whether `env`, which shows `state`, can be: an Atari game seen in stacks of uint8 frames."""
+    """Whether `env`, showing `state`, can be saved: an Atari game in stacks of uint8 frames."""
     emulator = isinstance(getattr(env.unwrapped, "ale", None), ale_py.ALEInterface)
     return emulator and isinstance(state, LazyFrames) and state.frames[0].dtype == np.uint8
 

@@ -143,7 +143,7 @@ def write_gif(path, pictures):
 
 def write_mp4(path, pictures):
     """Writes an MP4 in VP9, which browsers play. See `write_video`."""
-    # What is before a colon would be a protocol, and a name that is not UTF-8 the end of OpenCV.
+    # OpenCV takes what is before a colon for a protocol, and crashes on a name that is not UTF-8.
     path = os.fsencode(os.path.join(".", path))
     open(path, "wb").close()  # OpenCV would not say why it cannot
     codec = cv2.VideoWriter_fourcc(*"vp09")
