@@ -275,15 +275,16 @@ def test_noop_reset_starts_another_game_when_the_noops_end_one(end):
 
 
 def test_max_and_skip_merges_the_last_two_screens_and_sums_the_rewards():
-    screens = np.random.default_rng(0).integers(256, size=(5, 5, 4, 3), dtype=np.uint8)
-    script = [play(reward=reward) for reward in (3.0, -1.0, 0.5, 8.0)]
+    screens = np.random.default_rng(0).integers(256, size=(9, 5, 4, 3), dtype=np.uint8)
+    script = [play(reward=reward) for reward in (3.0, -1.0, 0.5, 8.0, 1.0, 0.0, 0.0, 1.0)]
     base = ScriptedEnv(script, shape=(5, 4, 3), draw=lambda number: screens[number])
     env = MaxAndSkipEnv(base)
     np.testing.assert_array_equal(env.reset()[0], screens[0])
-    state, reward, terminated, truncated, _ = env.step(2)
-    np.testing.assert_array_equal(state, np.maximum(screens[3], screens[4]))
-    assert (reward, terminated, truncated) == (10.5, False, False)
-    assert base.calls == ["reset"] + [2] * 4
+    for last, total in ((4, 10.5), (8, 2.0)):
+        state, reward, terminated, truncated, _ = env.step(2)
+        np.testing.assert_array_equal(state, np.maximum(screens[last - 1], screens[last]))
+        assert (reward, terminated, truncated) == (total, False, False)
+    assert base.calls == ["reset"] + [2] * 8
 
 
 @pytest.mark.parametrize("frames", [1, 2, 3, 4])
