@@ -5,7 +5,7 @@
 
 Runs of one experiment with different seeds are drawn as one line, their mean, in a band from
 the lowest of them to the highest, as far as all of them have come. Every other run is a line
-of its own. A number more that is handed to `run.log` gets a panel of its own.
+of its own. One more number handed to `run.log` gets a panel of its own.
 
 It reads `config.json` and `progress.csv` of each run folder and needs matplotlib. It does
 not load TensorFlow, so it starts at once and leaves a run beside it alone.

@@ -43,12 +43,12 @@ class Run:
 
     def __init__(self, config, resume=False):
         self.config, self.resume = config, resume
-        self._replay_size = config.max_memory_length * TRANSITION_BYTES / 1e9
-        memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 1e9
-        if self._replay_size > memory:
+        self._replay_gb = config.max_memory_length * TRANSITION_BYTES / 1e9
+        memory_gb = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 1e9
+        if self._replay_gb > memory_gb:
             raise UsageError(
-                f"A replay of {config.max_memory_length} transitions takes {self._replay_size:.1f} "
-                f"GB, and this machine has {memory:.1f} GB of memory: lower --max-memory-length."
+                f"A replay of {config.max_memory_length} transitions takes {self._replay_gb:.1f} "
+                f"GB, and this machine has {memory_gb:.1f} GB of memory: lower --max-memory-length."
             )
         self._folder = RunFolder(config, resume)
         self.folder = self._folder.path
@@ -135,7 +135,7 @@ class Run:
             )
             say(
                 f"replay: {config.max_memory_length} transitions, "
-                f"{self._replay_size:.2g} GB when full\n"
+                f"{self._replay_gb:.2g} GB when full\n"
                 f"to watch it, also while it runs: {watch} --model latest --episodes 1 "
                 "--video game.gif"
             )

@@ -428,9 +428,12 @@ def test_an_ignored_sighup_stays_ignored(folder, driver, monkeypatch):
 
 @pytest.mark.slow
 def test_training_off_the_main_thread(folder, driver, uninterrupted):
+    before, handlers = signal.getsignal(signal.SIGINT), []
+    driver.at(50, lambda run: handlers.append(signal.getsignal(signal.SIGINT)))
     thread = threading.Thread(target=train, args=[folder])
     thread.start()
     thread.join()
+    assert handlers == [before]
     assert driver.outcome() == uninterrupted
 
 

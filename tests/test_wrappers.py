@@ -275,16 +275,26 @@ def test_noop_reset_starts_another_game_when_the_noops_end_one(end):
 
 
 def test_max_and_skip_merges_the_last_two_screens_and_sums_the_rewards():
-    screens = np.random.default_rng(0).integers(256, size=(9, 5, 4, 3), dtype=np.uint8)
-    script = [play(reward=reward) for reward in (3.0, -1.0, 0.5, 8.0, 1.0, 0.0, 0.0, 1.0)]
-    base = ScriptedEnv(script, shape=(5, 4, 3), draw=lambda number: screens[number])
+    rng = np.random.default_rng(0)
+    screens = rng.integers(256, size=(20, 5, 4, 3), dtype=np.uint8)
+    rewards = [3.0, -1.0, 0.5, 8.0] * 4
+    base = ScriptedEnv(
+        [play(reward=reward) for reward in rewards],
+        shape=(5, 4, 3),
+        draw=lambda number: screens[number],
+    )
     env = MaxAndSkipEnv(base)
-    np.testing.assert_array_equal(env.reset()[0], screens[0])
-    for last, total in ((4, 10.5), (8, 2.0)):
-        state, reward, terminated, truncated, _ = env.step(2)
+    state, _ = env.reset()
+    np.testing.assert_array_equal(state, screens[0])
+    for number in range(1, 4):
+        state, reward, terminated, truncated, _ = env.step(number)
+        last = number * 4  # screen 0 is the reset's
         np.testing.assert_array_equal(state, np.maximum(screens[last - 1], screens[last]))
-        assert (reward, terminated, truncated) == (total, False, False)
-    assert base.calls == ["reset"] + [2] * 8
+        assert reward == sum(rewards[last - 4 : last])
+        assert not terminated
+        assert not truncated
+        assert base.calls[-4:] == [number] * 4
+    assert len(base.calls) == 1 + 3 * 4
 
 
 @pytest.mark.parametrize("frames", [1, 2, 3, 4])
