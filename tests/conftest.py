@@ -50,16 +50,23 @@ def environment():
     return {name: value for name, value in os.environ.items() if name not in unset}
 
 
-def python(*words, cwd=None, output=subprocess.PIPE, **variables):
-    """Runs Python in a process of its own, as from a user's shell."""
-    return subprocess.run(
+def start(*words, cwd=None, output=subprocess.PIPE, errors=subprocess.PIPE, **variables):
+    """Starts Python in a process of its own, as from a user's shell."""
+    return subprocess.Popen(
         [sys.executable, *map(str, words)],
         cwd=cwd,
         env=environment() | variables,
         stdout=output,
-        stderr=output,
+        stderr=errors,
         text=True,
     )
+
+
+def python(*words, output=subprocess.PIPE, **options):
+    """Runs Python so, to its end."""
+    process = start(*words, output=output, errors=output, **options)
+    out, errors = process.communicate()
+    return SimpleNamespace(returncode=process.returncode, stdout=out, stderr=errors)
 
 
 def flags(**settings):

@@ -3,14 +3,12 @@
 import dataclasses
 import re
 import signal
-import subprocess
-import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from conftest import environment, flags, other_value, without_times
+from conftest import flags, other_value, start, without_times
 
 import plot_progress
 import train_breakout  # before Keras, whose backend it sets
@@ -29,22 +27,11 @@ SMALL = {
 }
 
 
-def start(arguments, folder, stdout):
-    return subprocess.Popen(
-        [sys.executable, SCRIPT, *arguments],
-        cwd=folder,
-        env=environment(),
-        stdout=stdout,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-
-
 def run_to_a_file(name, folder, settings):
     """Runs the trainer with its output in a file, as `python train_breakout.py > file` does."""
     path = folder / f"{name}.out"
     with open(path, "w") as file:
-        process = start(flags(**settings, run_dir=name), folder, file)
+        process = start(SCRIPT, *flags(**settings, run_dir=name), cwd=folder, output=file)
         errors = process.communicate()[1]
     output = path.read_text()
     return SimpleNamespace(
@@ -58,7 +45,7 @@ def run_to_a_file(name, folder, settings):
 
 def run_with_closed_pipe(name, folder, settings):
     """Runs the trainer as `python train_breakout.py | head -0` does."""
-    process = start(flags(**settings, run_dir=name), folder, subprocess.PIPE)
+    process = start(SCRIPT, *flags(**settings, run_dir=name), cwd=folder)
     process.stdout.close()
     errors = process.stderr.read()
     process.stderr.close()
@@ -176,7 +163,7 @@ def test_the_run_can_be_drawn(runs, tmp_path):
 
 @pytest.mark.slow
 def test_ctrl_c_while_it_starts_is_quiet(tmp_path):
-    process = start([], tmp_path, subprocess.PIPE)
+    process = start(SCRIPT, cwd=tmp_path)
     assert process.stdout.readline() == STARTING
     process.send_signal(signal.SIGINT)
     assert process.communicate() == ("", "")
