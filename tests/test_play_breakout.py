@@ -447,7 +447,7 @@ def pong(tmp_path):
     return tmp_path / "run", settings
 
 
-def test_which_model_a_run_folder_means(pong, refused, capsys):
+def test_which_model_a_run_folder_means(pong, bad_files, refused, capsys):
     folder, settings = pong
     best, latest = folder / "best.keras", folder / "model.keras"
     assert "no model yet" in refused(pb.main, folder)
@@ -463,6 +463,8 @@ def test_which_model_a_run_folder_means(pong, refused, capsys):
     latest.unlink()
     assert "leave out --model latest" in refused(pb.main, folder, "--model", "latest")
     assert "plays PongNoFrameskip-v4" in refused(pb.main, folder, "--env-id", pb.BREAKOUT)
+    shutil.copy(bad_files / "two.keras", best)
+    assert "each of the game's 6 actions" in refused(pb.main, folder)
 
 
 def test_a_model_file_of_a_run_plays_the_game_of_the_run(pong):

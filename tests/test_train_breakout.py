@@ -1,5 +1,6 @@
 """The learner: settings, network, replay, schedule, update and loop, against the contract."""
 
+import csv
 import dataclasses
 import json
 import re
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 from conftest import (
     PROJECT,
+    RESULTS,
     ScriptedEnv,
     assert_uniform,
     number_of,
@@ -26,7 +28,7 @@ from support import device
 from support.console import UsageError
 from support.settings import setting
 from train_breakout import Config, ReplayBuffer, create_q_model, epsilon_at, keras, tf, train
-from wrappers import EpisodicLifeEnv, finished_games
+from wrappers import EpisodicLifeEnv, finished_games, wrap_deepmind
 
 # --------------------------------------------------------------------------------------
 # Settings
@@ -394,6 +396,8 @@ def test_the_update_equals_an_eager_reference(num_actions, settings):
         expected = reference.step(target_weights, *batch)
         assert float(loss) == pytest.approx(expected, rel=1e-3 if config.jit_compile else 1e-4)
         assert_same_change(model.get_weights(), reference)
+    if config.jit_compile:
+        train_step.experimental_get_compiler_ir(*batch)  # ValueError: not compiled with XLA
     if not settings:  # a variable is clipped beside one that is not
         assert min(reference.norms) < 0.5 < 2 < max(reference.norms)
     for weight, before in zip(model_target.get_weights(), target_weights, strict=True):
@@ -605,8 +609,9 @@ def test_a_game_that_ends_inside_a_reset_is_counted_and_played_no_further(loop):
 
 
 def test_the_score_of_games_is_unclipped_and_the_mean_of_the_last_100(loop):
-    games = [[play(reward=float(number), terminated=True)] for number in range(1, 151)]
-    env = gym.wrappers.TransformReward(RecordEpisodeStatistics(ScriptedEnv(*games)), np.sign)
+    quiet = play(), play()  # FIRE and RIGHT serve
+    games = [[*quiet, play(reward=float(number), terminated=True)] for number in range(1, 151)]
+    env = wrap_deepmind(ScriptedEnv(*games, shape=(210, 160, 3)), frame_stack=True)
 
     def make_model(num_actions, config):
         assert config.max_frames == 150  # every piece is given the settings
@@ -691,6 +696,19 @@ def test_training_makes_the_references_updates_with_the_networks_as_they_are(loo
     assert len(errors) == len(range(12, 41, 4))
     assert max(errors) < 1e-3
     assert_same_change(record.run.model.get_weights(), references[0])
+
+
+@pytest.mark.slow
+def test_a_run_logs_what_it_always_logged(tmp_path):
+    """In its first 10 000 frames, where all play is random and no update has a say."""
+    folders, lines = (RESULTS / "defaults-seed1", tmp_path / "run"), []
+    config = Config(seed=1, max_frames=10_000, run_dir=str(folders[1]))
+    train(config, make_train_step=lambda *_: lambda *batch: tf.constant(0.0))
+    for folder in folders:
+        with open(folder / "progress.csv") as file:
+            lines.append(next(csv.DictReader(file)))
+    for column in ("frame_count", "episode_count", "running_reward", "game_count", "game_score"):
+        assert lines[0][column] == lines[1][column]
 
 
 def test_the_result_and_the_run_folder_hold_the_trained_model(loop, tmp_path):
