@@ -32,8 +32,8 @@ def say(text, end="\n", stream="stdout"):
     except UnicodeEncodeError:  # the name of a folder, say
         say(text.encode("ascii", "backslashreplace").decode(), end, stream)
     except (OSError, ValueError) as error:
-        # A full disk under a redirected stream may be freed again.
-        if getattr(error, "errno", None) != errno.ENOSPC:
+        # A full disk, or quota, under a redirected stream may be freed again.
+        if getattr(error, "errno", None) not in (errno.ENOSPC, errno.EDQUOT):
             silence(stream)
 
 

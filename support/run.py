@@ -89,6 +89,7 @@ class Run:
 
         Raises:
             UsageError: the run cannot be resumed.
+            SickRunError: the folder is gone.
         """
         self.model, self._env = model, env
         self._checkpoints = None
@@ -169,8 +170,7 @@ class Run:
         self._try("the log", self._log.write)
         # 100 games since acting stopped being purely random: a lucky start wins nothing.
         if (
-            values["frame_count"] >= self.config.epsilon_random_frames
-            and values["game_count"] - self._random_games >= 100
+            values["game_count"] - self._random_games >= 100
             and (self._best_score is None or values["game_score"] > self._best_score)
             and self._save_model("best.keras")
         ):
@@ -185,8 +185,8 @@ class Run:
                 `loss` are needed.
 
         Raises:
-            SickRunError: a checkpoint is due, but the loss or a weight is not finite, or the
-                folder is gone.
+            SickRunError: a snapshot or a checkpoint is due, but the loss or a weight is not
+                finite, or the folder is gone.
         """
         self.values = values
         frame_count = values["frame_count"]
@@ -207,6 +207,9 @@ class Run:
 
         Args:
             complete: whether the run ended by itself, solved or at its last frame.
+
+        Raises:
+            SickRunError: as for `end_frame`.
         """
         self._counter.clear()
         self.complete = complete
@@ -244,7 +247,7 @@ class Run:
         self._checkpoint_time = time.monotonic() + 60 * self.config.checkpoint_minutes
 
     def checkpoint(self):
-        """Saves the model, and all that the run needs to go on; warns if it can't."""
+        """Saves the model, and all that the run needs; warns if it can't. Raises SickRunError."""
         self._require_health(self.values["frame_count"], self.values["loss"])
         # Before the checkpoint, so that the model is never the older one. But after the first:
         # a folder with a model alone is taken for a copy, not for a run killed as it began.
@@ -283,8 +286,8 @@ class Run:
 
         Returns whether that went well.
         """
-        self._folder.require_there()
         try:
+            self._folder.require_there()
             write()
         except (OSError, sqlite3.Error, MemoryError) as error:
             why = getattr(error, "strerror", None) or str(error) or "out of memory"

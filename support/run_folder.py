@@ -108,8 +108,8 @@ class RunFolder:
     @contextlib.contextmanager
     def locked(self):
         """Holds the lock. Raises UsageError: no usable folder, or another process is in it."""
-        if self.resume:
-            read_resumable(self.path)  # before anything is made in what may be no run folder
+        # Before anything is made in what may be no run folder.
+        self._sessions = read_resumable(self.path)["sessions"] if self.resume else []
         hint = "make it writable first" if self.resume else "give another one with --run-dir"
         with contextlib.ExitStack() as stack:
             try:
@@ -130,12 +130,12 @@ class RunFolder:
             yield
 
     def require_there(self):
-        """Raises SickRunError if the folder is no longer the one that is locked."""
+        """Raises SickRunError if the folder is not the one that is locked, OSError if unknown."""
         try:
-            now = os.stat(self.path / ".lock")
-        except OSError:
-            now = None
-        if now is None or not os.path.samestat(now, os.fstat(self._lock.fileno())):
+            there = os.path.samestat(os.stat(self.path / ".lock"), os.fstat(self._lock.fileno()))
+        except (FileNotFoundError, NotADirectoryError):
+            there = False
+        if not there:
             raise SickRunError(
                 f"The run folder {self.path} was removed or replaced while the run was in it: "
                 "the run is stopped."
@@ -147,10 +147,9 @@ class RunFolder:
 
     def write_config(self):
         """Writes the settings, and adds this start to the earlier ones."""
-        sessions = read_config(self.path)["sessions"] if self.resume else []
         now = {"started": datetime.now().isoformat(timespec="seconds"), **versions_in_use()}
         settings = dataclasses.asdict(self.config)
         del settings["run_dir"]  # a run folder may be moved
-        content = {"format": FORMAT, "settings": settings, "sessions": [*sessions, now]}
+        content = {"format": FORMAT, "settings": settings, "sessions": [*self._sessions, now]}
         with replacing(self.path / "config.json") as new:
             new.write_text(json.dumps(content, indent=2) + "\n")

@@ -459,13 +459,14 @@ def test_a_closed_terminal_does_not_end_the_run(folder, driver, uninterrupted, m
         assert driver.outcome()["log"] == uninterrupted["log"][:1]
 
 
-def test_what_is_printed_into_a_full_disk_is_only_lost_while_it_is_full(monkeypatch):
+@pytest.mark.parametrize("error", [errno.ENOSPC, errno.EDQUOT])  # full, or one's share of it
+def test_what_is_printed_into_a_full_disk_is_only_lost_while_it_is_full(error, monkeypatch):
     class Redirected(io.StringIO):
         full = True
 
         def write(self, text):
             if self.full:
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+                raise OSError(error, os.strerror(error))
             return super().write(text)
 
     stream = Redirected()
@@ -597,6 +598,27 @@ def test_a_run_whose_folder_is_gone_or_replaced_stops_with_a_sentence(
     assert "was removed or replaced" in capsys.readouterr().err.splitlines()[-1]
     assert folder.exists() == replaced
     assert not replaced or files_in(folder) == other
+
+
+def test_a_run_whose_folder_cannot_be_reached_for_a_while_goes_on(
+    folder, driver, uninterrupted, capsys
+):
+    """As on a network file system that is away. Here a link leads to itself."""
+    away = folder.with_name("away")
+
+    def leave(run):
+        folder.rename(away)
+        folder.symlink_to(folder)
+
+    def come_back(run):
+        folder.unlink()
+        away.rename(folder)
+
+    driver.at(70, leave)
+    driver.at(250, come_back)
+    assert main(**SETTINGS, run_dir=folder) == 0
+    assert "Warning: the checkpoint could not be saved (Too many" in capsys.readouterr().err
+    assert driver.outcome() == uninterrupted
 
 
 def test_a_file_is_on_the_disk_before_it_takes_the_place_of_another(tmp_path, monkeypatch):
@@ -860,6 +882,7 @@ def saved(run, name="best.keras"):
 
 def test_best_model(run):
     """Not before 100 games since acting stopped being purely random, which is at frame 30."""
+    end(run, 28, 150, log=False)
     for frame, games in ((29, 150), (30, 160), (31, 161), (500, 259)):
         end(run, frame, games, score=9.0)
     assert not saved(run)
