@@ -41,7 +41,7 @@ MAX_EMULATOR_FRAMES = 18_000  # five minutes at 60 Hz
 class Moment:
     """What there is to see at one step of the agent."""
 
-    screen: np.ndarray  # uint8 (210, 160, 3), RGB, the newest one of `state`
+    screen: np.ndarray  # uint8 (height, 160, 3), RGB, the newest one of `state`
     score: float  # points so far
     lives: int
     note: str  # why the agent is not asked, if it is not: "serving", "game over", "frame limit"

@@ -75,8 +75,8 @@ class MaxAndSkipEnv(RecordedWrapper):
     The pixel-wise maximum of two screens shows the objects that the Atari draws on
     every other frame only. When the game ends or is truncated inside a repeat, the
     repeat stops there and its last screen alone is observed. An emulator that reports its
-    RAM, as in `make_atari`, is asked for its RGB screen, uint8 `(210, 160, 3)`, only on the
-    frames that count.
+    RAM, as in `make_atari`, is asked for its RGB screen, uint8 `(height, 160, 3)`, only
+    on the frames that count.
     """
 
     def __init__(self, env, skip=4):
@@ -219,7 +219,8 @@ def make_atari(env_id, render_mode=None):
         render_mode: None, "human" for a window, or "rgb_array".
 
     Returns:
-        An environment with uint8 `(210, 160, 3)` observations and unclipped rewards.
+        An environment with unclipped rewards, whose observations are uint8 `(height, 160, 3)`,
+        210 high on most games.
 
     Raises:
         UsageError: `env_id` is no such id of an installed game.

@@ -30,7 +30,7 @@ def draw(moment, names, q_values=None, scale=2):
         scale: the size of a pixel of the game.
 
     Returns:
-        uint8 `(210 * scale, width, 3)`, RGB, of an even width that `scale` decides.
+        uint8 `(height * scale, width, 3)`, RGB, of an even width that `scale` decides.
     """
     screen = np.repeat(np.repeat(moment.screen, scale, axis=0), scale, axis=1)
     size = (1 + scale) / 2  # letters are legible at scale 1, and need not double at 2
