@@ -11,23 +11,23 @@ one alone does not show where the ball is going. Rewards are clipped to -1, 0 or
 
 Q-values. Q(s, a) is the return to expect after action a in state s: the rewards to come,
 each discounted by `gamma` per step, if one acts as well as possible from then on. An agent that
-knows Q does so by taking the action of the largest Q. And Q can be learned from single steps,
-since a step is worth its reward and, discounted, what the state that it leads to is worth. By
-Bellman's equation, the left side below is the mean of the right side over all that may follow:
+knows Q does so by taking the action of the largest Q. And Q can be learned from single steps: by
+Bellman's equation an action is worth its reward and, discounted, what the next state is worth.
+With E the mean over all that may follow:
 
-    Q(s, a) = reward + gamma * max over a' of Q(next state, a')
+    Q(s, a) = E[reward + gamma * max over a' of Q(next state, a')]
 
 After the last step of an episode no state follows, and the second term is dropped. (The
-tutorial that this script follows sets the whole right side to -1 there: `terminal_value`.)
+tutorial that this script follows sets the whole bracket to -1 there: `terminal_value`.)
 
-Q-learning (Watkins and Dayan 1992) moves the left side towards the right side, again and
-again. It learns *off-policy*: the equation holds for any step whatever made the agent take
+Q-learning (Watkins and Dayan 1992) moves the left side towards the bracket of one step, again
+and again. It learns *off-policy*: the equation holds for any step whatever made the agent take
 it, so the agent may explore at random, or learn from what an earlier self did, and still
 learn the values of acting well. *Deep* Q-learning lets a neural network compute Q from the
 pixels. That may diverge, and two things make it less likely: a *replay buffer* of past steps
 (*transitions*), from which every update draws a random batch, since successive frames are too
 alike to learn from in order; and a *target network*, a copy of the network renewed only now and
-then, which computes the right side, so that the goal does not move with every step towards it.
+then, which computes the bracket, the *target*, so that it does not move with every step towards it.
 
 Exploring. An agent that only ever took the action it believes best might never find a
 better one. So it acts at random with probability epsilon, which falls from 1 to 0.1 over a
@@ -273,8 +273,8 @@ def train(
 
     Args:
         config: the Config.
-        resume: continue the run in `config.run_dir`, or the newest one, from its last
-            checkpoint. `config` must be that run's, but for the settings that may change.
+        resume: continue the run in `config.run_dir`, or the last one started or resumed under
+            runs/. `config` must be that run's, but for the settings that may change.
         make_env, ...: your own in place of those above, with the same arguments and results.
             An environment needs Gymnasium's RecordEpisodeStatistics in it. Checkpoints save the
             five lists of a ReplayBuffer: a replay of one's own derives from it.
@@ -345,12 +345,12 @@ def train(
                 batch = replay.sample(config.batch_size, rng)
                 loss, batch_states = train_step(*batch), batch[0]
 
-            # The goal moves only here.
+            # Renew the target network. Until the next time it stands still.
             if frame_count % config.update_target_network == 0:
                 model_target.set_weights(model.get_weights())
 
-            # Say how it goes. Every number handed over is a column of progress.csv, and a new one a
-            # panel of the plot as well; the line prints those that its text names.
+            # Say how it goes. Each number by name is a column of progress.csv, and a new one also a
+            # panel of the plot. The line prints those that its text names, and speed and time left.
             if frame_count % config.log_every == 0:
                 max_q = None if loss is None else tf.reduce_max(model(batch_states), axis=1)
                 run.log(

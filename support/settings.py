@@ -98,7 +98,7 @@ def add_flags(parser, settings_class):
     parser.add_argument(
         "--resume",
         action="store_true",
-        help="continue the run of --run-dir, or the newest one under runs/",
+        help="continue the run of --run-dir, or the one under runs/ started or resumed last",
     )
     for field in dataclasses.fields(settings_class):
         kind, optional = field_type(field)
