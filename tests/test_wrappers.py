@@ -341,17 +341,17 @@ def test_a_life_lost_in_the_noop_of_a_reset_does_not_end_the_next_episode():
 
 @pytest.mark.parametrize("end", ["terminated", "truncated"])
 def test_a_game_that_ends_in_the_noop_of_a_reset_is_reset_really(end):
-    base = ScriptedEnv([play(lives=4), play(**{end: True})], [play(), play(lives=4)])
+    base = ScriptedEnv([play(lives=4), play(**{end: True})], [play(lives=4)])
     env = EpisodicLifeEnv(base)
     env.reset()
     assert env.step(3)[2]
     state, _ = env.reset()
     assert base.calls == ["reset", 3, 0, "reset"]
     assert number_of(state) == 3
-    assert not env.step(3)[2]  # five lives again
-    assert env.step(3)[2]  # and one of them lost
+    assert env.step(3)[2]  # five lives again, and one of them lost
     env.reset()
     assert base.calls[-2:] == [3, 0]
+    assert not env.step(3)[2]
 
 
 # --------------------------------------------------------------------------------------
