@@ -29,7 +29,7 @@ class Run:
 
     Args:
         config: the Settings of the run.
-        resume: go on with the run in `config.run_dir`, or with the newest one.
+        resume: go on with the run in `config.run_dir`, or the last one started or resumed.
 
     Attributes:
         folder: pathlib.Path of the run folder.

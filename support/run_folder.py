@@ -92,7 +92,7 @@ class RunFolder:
 
     Args:
         config: the Settings of the run.
-        resume: take the folder that `config.run_dir` names, or the newest; else a new one.
+        resume: take the folder of `run_to_resume`; else a new one.
 
     Attributes:
         path: pathlib.Path.
