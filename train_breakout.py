@@ -17,7 +17,8 @@ With E the mean over all that may follow:
 
     Q(s, a) = E[reward + gamma * max over a' of Q(next state, a')]
 
-After the last step of an episode no state follows, and the second term is dropped. (The
+After the last step of an episode the second term is dropped: the game may go on with another life,
+but what that brings is not counted, so that losing a life is seen to cost something. (The
 tutorial that this script follows sets the whole bracket to -1 there: `terminal_value`.)
 
 Q-learning (Watkins and Dayan 1992) moves the left side towards the bracket of one step, again
@@ -139,7 +140,7 @@ class ReplayBuffer:
         return len(self.states)
 
     def add(self, state, action, reward, state_next, done):
-        """Stores a transition. `done`: no state follows. False where a game is merely cut off."""
+        """Stores a transition. `done`: the episode ended. False where a game is merely cut off."""
         transition = (state, action, reward, state_next, done)
         for column, value in zip(self.columns, transition, strict=True):
             if len(column) < self.capacity:
@@ -274,7 +275,7 @@ def train(
     Args:
         config: the Config.
         resume: continue the run in `config.run_dir`, or the last one started or resumed under
-            runs/. `config` must be that run's, but for the settings that may change.
+            runs/. `config` is what `resumed_config` reads, but for settings that may change.
         make_env, ...: your own in place of those above, with the same arguments and results.
             An environment needs Gymnasium's RecordEpisodeStatistics in it. Checkpoints save the
             five lists of a ReplayBuffer: a replay of one's own derives from it.

@@ -3,9 +3,9 @@
     python examples/overestimation.py results/lasting-seed1/snapshots/003200000.keras
     python examples/overestimation.py RUN/snapshots/*.keras --csv scores.csv  # over a whole run
 
-Q-values tend to be too high: double_dqn.py says why, and is the remedy of van Hasselt, Guez
-and Silver (AAAI 2016). They saw the scores of some Atari games fall just when the values rose
-above what the agent got.
+Q-values tend to be too high: double_dqn.py names one cause, and has the remedy of van
+Hasselt, Guez and Silver (AAAI 2016). They saw the scores of some Atari games fall just when
+the values rose above what the agent got.
 
 A rising mean max Q does not show it by itself, since a better agent rightly expects more.
 So this plays games as play_breakout.py does, and compares two numbers for each action:
@@ -136,12 +136,12 @@ def measure(path, settings, args):
     row = {"frame": int(path.stem) if path.stem.isdecimal() else path.stem}
     scores = pb.summarise(played, {"env_id": config.env_id})
     row |= {name: scores[name] for name in ("mean", "std", "median", "best")}
-    names = {"expected": "expected", "got": "got", "excess": "too much by"}
     text = []
-    for (name, words), column in zip(names.items(), zip(*games, strict=True), strict=True):
+    names = ("expected", "got", "excess")
+    for name, column in zip(names, zip(*games, strict=True), strict=True):
         mean, error = mean_and_error(column)
         row |= {name: mean, f"{name}_error": error}
-        text.append(f"{words} {mean:.2f} ({error:.2f})")
+        text.append(f"{name} {mean:.2f} ({error:.2f})")
     say(
         f"{', '.join(text)}: means over {sum(len(got) for _, got, _ in games)} actions "
         f"(standard errors, from {len(games)} games), epsilon {args.epsilon:g}, seed {args.seed}"

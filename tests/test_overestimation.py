@@ -100,7 +100,7 @@ def test_the_table_of_a_run_has_a_row_for_each_snapshot(tmp_path, capsys):
     options = ["--episodes", "2", "--epsilon", "0.5", "--seed", "3"]
     assert overestimation.main([*map(str, models), "--csv", str(table), *options]) == 0
     printed = re.findall(
-        r"^expected (\S+) \((.+)\), got (\S+) \((.+)\), too much by (\S+) \((.+)\):",
+        r"^expected (\S+) \((.+)\), got (\S+) \((.+)\), excess (\S+) \((.+)\):",
         capsys.readouterr().out,
         re.M,
     )
