@@ -37,7 +37,7 @@ class LazyFrames:
         self.frames = tuple(frames)
 
     def __array__(self, dtype=None, copy=None):
-        # np.concatenate(self.frames, axis=-1), in a quarter of the time. (One comes out flat.)
+        # np.concatenate(self.frames, axis=-1), in a quarter of the time; reshape is for one frame.
         height, width, _ = self.frames[0].shape
         return np.asarray(cv2.merge(self.frames).reshape(height, width, -1), dtype=dtype)
 
